@@ -1,0 +1,4 @@
+//! Measures Annals through its wire protocol.
+#![forbid(unsafe_code)]
+
+fn main() {}

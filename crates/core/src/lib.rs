@@ -1,0 +1,39 @@
+//! The words of an event log and the rules that decide its appends.
+//!
+//! Everything here is a pure function of its arguments: no I/O, no async, no
+//! clock, no randomness. That is what makes replicas agree: each node runs
+//! [`decide::decide`] over the same commands in the same order and comes to
+//! the same events.
+//!
+//! Reading order: the words ([`position`], [`revision`], [`stream_name`],
+//! [`event`]), what is asked ([`command`], [`expected`]), what is known
+//! ([`head`], [`metadata`]), what is answered ([`outcome`]), and the heart
+//! that ties them together, [`decide`].
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod decide;
+pub mod event;
+pub mod expected;
+pub mod filter;
+pub mod head;
+pub mod limits;
+pub mod metadata;
+pub mod outcome;
+pub mod position;
+pub mod revision;
+pub mod stream_name;
+pub mod timestamp;
+mod wire;
+
+pub use command::{Append, Batch, Command, Role, Target};
+pub use event::{Content, Event, EventId, EventType, Properties};
+pub use expected::Expected;
+pub use head::{Head, State};
+pub use metadata::Metadata;
+pub use outcome::{Actual, Appended, Outcome, Violation};
+pub use position::Position;
+pub use revision::Revision;
+pub use stream_name::StreamName;
+pub use timestamp::Timestamp;
+pub use wire::DecodeError;
