@@ -369,35 +369,28 @@ impl<'a, H: Heads> Placing<'a, H> {
     /// Makes a soft-deleted stream visible again from its first new event on,
     /// after the append wrote it or its metadata (protocol 5.3).
     fn undelete(&mut self, target: &Target, append: &Append) -> Result<(), H::Error> {
-        let newest_metadata = |of: &StreamName| {
-            let events = append.events.iter().rev();
-            let mut of_metastream = events.filter(|(index, _)| append.targets[*index as usize].stream == *of);
-            of_metastream.next().map(|(_, event)| event.data().clone())
+        let (stream, of_metadata) = match target.stream.described() {
+            Some(described) => (described, true),
+            None => (target.stream.clone(), false),
         };
-        let (stream, json) = match target.stream.described() {
-            Some(described) => {
-                let Some(json) = newest_metadata(&target.stream) else { return Ok(()) };
-                let also_written =
-                    append.targets.iter().any(|other| other.role == Role::Write && other.stream == described);
-                if also_written || Metadata::parse(&json).hides_everything() {
-                    return Ok(());
-                }
-                (described, json)
-            }
-            None => {
-                let stream = target.stream.clone();
-                match newest_metadata(&stream.metastream()) {
-                    Some(json) => (stream, json),
-                    None => {
-                        let json = self.known.metadata_json(&stream)?;
-                        (stream, json)
-                    }
-                }
-            }
-        };
+        // The usual case, before anything is looked up or copied.
         let head = self.known.head(&stream)?;
         if !head.metadata.hides_everything() {
             return Ok(());
+        }
+        let metastream = stream.metastream();
+        let mut written =
+            append.events.iter().rev().filter(|(index, _)| append.targets[*index as usize].stream == metastream);
+        let json = match (written.next(), of_metadata) {
+            (Some((_, event)), _) => event.data().clone(),
+            (None, false) => self.known.metadata_json(&stream)?,
+            (None, true) => return Ok(()),
+        };
+        if of_metadata {
+            let also_written = append.targets.iter().any(|other| other.role == Role::Write && other.stream == stream);
+            if also_written || Metadata::parse(&json).hides_everything() {
+                return Ok(());
+            }
         }
         self.metadata(&stream, metadata::with_truncate_before(&json, Revision::after(head.last)))
     }

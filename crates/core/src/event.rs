@@ -123,7 +123,7 @@ impl Event {
         metadata: Bytes,
         data: Bytes,
     ) -> Self {
-        let checksum = checksum(id, &event_type, content, properties, &metadata, &data);
+        let checksum = checksum(id, event_type.as_str(), content, properties, &metadata, &data);
         Event { id, event_type, content, properties, metadata, data, checksum }
     }
 
@@ -175,9 +175,11 @@ impl Event {
     }
 }
 
-fn checksum(
+/// The checksum of an event with these parts, as [`Event::checksum`]: for
+/// those who hold an event's bytes without an [`Event`].
+pub fn checksum(
     id: EventId,
-    event_type: &EventType,
+    event_type: &str,
     content: Content,
     properties: Properties,
     metadata: &[u8],
@@ -188,10 +190,10 @@ fn checksum(
     let mut fixed = [0u8; 26];
     fixed[..16].copy_from_slice(id.uuid().as_bytes());
     fixed[16] = flags(content, properties);
-    fixed[17..21].copy_from_slice(&(event_type.as_str().len() as u32).to_le_bytes());
+    fixed[17..21].copy_from_slice(&(event_type.len() as u32).to_le_bytes());
     fixed[21..25].copy_from_slice(&(metadata.len() as u32).to_le_bytes());
     let sum = crc32c::crc32c(&fixed);
-    let sum = crc32c::crc32c_append(sum, event_type.as_str().as_bytes());
+    let sum = crc32c::crc32c_append(sum, event_type.as_bytes());
     let sum = crc32c::crc32c_append(sum, metadata);
     crc32c::crc32c_append(sum, data)
 }

@@ -1,0 +1,234 @@
+//! RocksDB: how it is opened, and nothing of what is in it.
+//!
+//! Every write goes without a write-ahead log: the replicated log is the log.
+//! All column families are flushed together (`atomic_flush`), so that after a
+//! crash the state is that after some entry, and the entries after it are
+//! applied again. `ReadTier::Persisted` tells which entry that would be.
+
+use std::path::{Path, PathBuf};
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
+    DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteBatch, checkpoint::Checkpoint,
+};
+
+use crate::error::{Error, OpenError};
+use crate::keys::{self, Column, Key, ListId};
+use crate::options::Options;
+use crate::record::Corruption;
+use crate::runs::Run;
+
+/// An open RocksDB.
+pub(crate) struct Database {
+    rocks: DB,
+}
+
+/// The column families of a database, looked up once.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns<'d> {
+    pub(crate) meta: &'d ColumnFamily,
+    pub(crate) records: &'d ColumnFamily,
+    pub(crate) heads: &'d ColumnFamily,
+    pub(crate) runs: &'d ColumnFamily,
+    pub(crate) chain: &'d ColumnFamily,
+    pub(crate) times: &'d ColumnFamily,
+}
+
+/// Files kept open. A file beyond that is opened again when it is read; a
+/// process has often no more than 1,024 descriptors, and the replicated log
+/// and the connections need theirs.
+const OPEN_FILES_MAX: i32 = 400;
+
+impl Database {
+    /// Opens the database in this directory, or makes it.
+    pub(crate) fn open(directory: &Path, options: &Options, cache: &Cache) -> Result<Database, OpenError> {
+        let columns = Column::ALL
+            .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, options, cache)));
+        match DB::open_cf_descriptors(&database_options(), directory, columns) {
+            Ok(rocks) => Ok(Database { rocks }),
+            Err(source) => {
+                let directory = PathBuf::from(directory);
+                // RocksDB has no kind of its own for this.
+                let locked = source.kind() == rocksdb::ErrorKind::IOError && source.as_ref().contains("lock");
+                Err(if locked { OpenError::InUse { directory } } else { OpenError::Database { directory, source } })
+            }
+        }
+    }
+
+    pub(crate) fn columns(&self) -> Columns<'_> {
+        Columns {
+            meta: self.column(Column::Meta),
+            records: self.column(Column::Records),
+            heads: self.column(Column::Heads),
+            runs: self.column(Column::Runs),
+            chain: self.column(Column::Chain),
+            times: self.column(Column::Times),
+        }
+    }
+
+    fn column(&self, column: Column) -> &ColumnFamily {
+        self.rocks.cf_handle(column.name()).expect("every column family is opened")
+    }
+
+    /// The value under a key.
+    pub(crate) fn get(&self, column: Column, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Error> {
+        self.rocks.get_pinned_cf(self.column(column), key).map_err(reading)
+    }
+
+    /// The value under a key as a crash now would leave it.
+    pub(crate) fn get_durable(&self, key: &Key) -> Result<Option<DBPinnableSlice<'_>>, Error> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        self.rocks.get_pinned_cf_opt(self.column(key.column()), key.encode(), &options).map_err(reading)
+    }
+
+    /// The values under keys, which are in ascending order.
+    pub(crate) fn get_sorted(
+        &self,
+        column: Column,
+        keys: &[[u8; 8]],
+    ) -> Result<Vec<Option<DBPinnableSlice<'_>>>, Error> {
+        let values = self.rocks.batched_multi_get_cf(self.column(column), keys.iter(), true);
+        values.into_iter().collect::<Result<_, _>>().map_err(reading)
+    }
+
+    /// Writes a batch, all or nothing. Durable only after a flush.
+    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), Error> {
+        self.rocks
+            .write_without_wal(batch)
+            .map_err(|source| Error::Database { attempted: "write an entry's effects", source })
+    }
+
+    /// Makes everything written durable.
+    pub(crate) fn flush(&self) -> Result<(), Error> {
+        let columns = Column::ALL.map(|column| self.column(column));
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.rocks
+            .flush_cfs_opt(&columns.each_ref().map(|column| *column), &options)
+            .map_err(|source| Error::Database { attempted: "flush the state", source })
+    }
+
+    /// Makes a copy in a directory that does not exist yet. Files are linked,
+    /// not copied.
+    pub(crate) fn copy_to(&self, directory: &Path) -> Result<(), Error> {
+        let copy = Checkpoint::new(&self.rocks).and_then(|checkpoint| checkpoint.create_checkpoint(directory));
+        copy.map_err(|source| Error::Database { attempted: "make a copy of the state", source })
+    }
+
+    /// The runs of a list.
+    pub(crate) fn runs(&self, list: ListId) -> RunIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(keys::run(list, 0));
+        options.set_iterate_upper_bound(keys::run(list.next(), 0));
+        RunIterator { raw: self.rocks.raw_iterator_cf_opt(self.column(Column::Runs), options), list }
+    }
+
+    /// Everything in a column from one key to another, the second exclusive.
+    /// `readahead` is in bytes; 0 leaves it to RocksDB.
+    pub(crate) fn scan(&self, column: Column, from: &[u8], to: &[u8], readahead: usize) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(to);
+        options.set_readahead_size(readahead);
+        // A long scan would drive out of the cache what others read often.
+        options.fill_cache(readahead == 0);
+        self.rocks.raw_iterator_cf_opt(self.column(column), options)
+    }
+
+    /// Files at level 0 of a column family.
+    pub(crate) fn level0_files(&self, column: Column) -> u64 {
+        let name = rocksdb::properties::num_files_at_level(0);
+        let text = self.rocks.property_value_cf(self.column(column), &name).ok().flatten();
+        text.and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// A number that RocksDB keeps about a column family; 0 if it does not.
+    pub(crate) fn property(&self, column: Column, name: &rocksdb::properties::PropName) -> u64 {
+        self.rocks.property_int_value_cf(self.column(column), name).ok().flatten().unwrap_or(0)
+    }
+}
+
+/// What an error means that came up while reading.
+pub(crate) fn reading(source: rocksdb::Error) -> Error {
+    Error::Database { attempted: "read the state", source }
+}
+
+/// Moves over the runs of one list.
+pub(crate) struct RunIterator<'d> {
+    raw: DBRawIterator<'d>,
+    list: ListId,
+}
+
+impl RunIterator<'_> {
+    /// The run that holds this number, or the first after it.
+    pub(crate) fn seek(&mut self, number: u64) -> Result<Option<Run>, Error> {
+        self.raw.seek(keys::run(self.list, number));
+        self.current()
+    }
+
+    pub(crate) fn next(&mut self) -> Result<Option<Run>, Error> {
+        self.raw.next();
+        self.current()
+    }
+
+    pub(crate) fn previous(&mut self) -> Result<Option<Run>, Error> {
+        self.raw.prev();
+        self.current()
+    }
+
+    fn current(&self) -> Result<Option<Run>, Error> {
+        let Some((key, value)) = self.raw.item() else {
+            self.raw.status().map_err(reading)?;
+            return Ok(None);
+        };
+        let Some(Key::Run(list, last)) = Key::decode(Column::Runs, key) else {
+            return Err(Error::Corrupt {
+                key: Key::Run(self.list, 0),
+                source: Corruption::Invalid("a key of its list is malformed"),
+            });
+        };
+        let run = Run::decode(last, value);
+        run.map(Some).map_err(|source| Error::Corrupt { key: Key::Run(list, last), source })
+    }
+}
+
+fn database_options() -> rocksdb::Options {
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_background_jobs(3);
+    // Written out as it is produced, so that a flush does not end with one
+    // large sync that the replicated log's syncs would have to wait for.
+    options.set_bytes_per_sync(1024 * 1024);
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(8 * 1024 * 1024);
+    options
+}
+
+fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_block_size(16 * 1024);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    match column {
+        // Asked for keys that are not there: each stream that is new.
+        Column::Heads => {
+            blocks.set_bloom_filter(10.0, false);
+            blocks.set_optimize_filters_for_memory(true);
+        }
+        // Read by keys that are there, or through iterators.
+        Column::Meta | Column::Records | Column::Runs | Column::Chain | Column::Times => {}
+    }
+    let mut out = rocksdb::Options::default();
+    out.set_block_based_table_factory(&blocks);
+    out.set_write_buffer_size(options.memtable_bytes);
+    out.set_max_write_buffer_number(4);
+    // The same on every level: files of records never overlap, and a file that
+    // need not be recompressed is moved instead of rewritten.
+    out.set_compression_type(DBCompressionType::Lz4);
+    out
+}

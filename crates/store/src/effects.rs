@@ -1,0 +1,284 @@
+//! What an event does to the state.
+//!
+//! The one place that turns a record into writes: its own, its stream's head
+//! and run, the metadata it may hold, its entries in the indexes, the chain.
+//! Apply and catch-up both come through here, which is why a node that caught
+//! up cannot be told from one that applied.
+//!
+//! Heads are read once and changed in memory; [`Effects::seal`] makes one
+//! write batch of all of it. What follows from the log alone must come out the
+//! same on every node, so nothing here may depend on how events are grouped
+//! (runs excepted, see [`crate::runs`]) or on the order of a hash map.
+
+use annals_core::limits::STREAM_NAME_BYTES_MAX;
+use annals_core::{EventType, Head, Metadata, Position, Properties, Revision, StreamName, Timestamp, metadata};
+use hashbrown::HashMap;
+use rocksdb::WriteBatch;
+
+use crate::chain::ChainHash;
+use crate::correlation;
+use crate::database::Columns;
+use crate::error::Error;
+use crate::heads::{IndexHead, StreamHead};
+use crate::keys::{self, Kind, ListId};
+use crate::record::Record;
+use crate::runs::{self, Run};
+use crate::standing::Totals;
+use crate::state::State;
+
+/// What some events do, not written yet.
+pub(crate) struct Effects<'s> {
+    state: &'s State,
+    columns: Columns<'s>,
+    batch: WriteBatch,
+    totals: Totals,
+    records: Vec<Record>,
+    streams: HashMap<StreamName, StreamSlot>,
+    indexes: HashMap<Vec<u8>, IndexSlot>,
+    /// Scratch for keys.
+    key: Vec<u8>,
+}
+
+/// A stream as the events leave it.
+struct StreamSlot {
+    /// None as long as the stream was never touched.
+    list: Option<ListId>,
+    head: Head,
+    changed: bool,
+    runs: Vec<Run>,
+}
+
+/// An index as the events leave it.
+struct IndexSlot {
+    head: IndexHead,
+    runs: Vec<Run>,
+}
+
+/// What some events do, ready to be written.
+pub(crate) struct Sealed {
+    pub(crate) batch: WriteBatch,
+    /// The heads that changed, by their keys.
+    pub(crate) streams: Vec<(Box<[u8]>, StreamHead)>,
+    pub(crate) indexes: Vec<(Box<[u8]>, IndexHead)>,
+    pub(crate) records: Vec<Record>,
+    pub(crate) totals: Totals,
+}
+
+impl<'s> Effects<'s> {
+    /// Nothing yet, on top of this state.
+    pub(crate) fn new(state: &'s State) -> Self {
+        Effects {
+            state,
+            columns: state.database.columns(),
+            batch: WriteBatch::default(),
+            totals: state.totals(),
+            records: Vec::new(),
+            streams: HashMap::new(),
+            indexes: HashMap::new(),
+            key: Vec::new(),
+        }
+    }
+
+    /// The position of the newest event.
+    pub(crate) fn tail(&self) -> Position {
+        self.totals.tail
+    }
+
+    pub(crate) fn newest_time(&self) -> Timestamp {
+        self.totals.newest_time
+    }
+
+    pub(crate) fn last_node(&self) -> u64 {
+        self.totals.last_node
+    }
+
+    pub(crate) fn take_node(&mut self, id: u64) {
+        self.totals.last_node = id;
+    }
+
+    /// The head of a stream.
+    pub(crate) fn head(&mut self, stream: &StreamName) -> Result<&Head, Error> {
+        self.stream(stream).map(|slot| &slot.head)
+    }
+
+    /// Where the event at a revision is, if there is one.
+    pub(crate) fn position_of(&mut self, stream: &StreamName, revision: Revision) -> Result<Option<Position>, Error> {
+        let state = self.state;
+        let slot = self.stream(stream)?;
+        let exists =
+            if revision == Revision::TOMBSTONE { slot.head.tombstoned } else { Some(revision) <= slot.head.last };
+        let Some(list) = slot.list.filter(|_| exists) else { return Ok(None) };
+        // Few: an append to a stream is one run.
+        if let Some(position) = slot.runs.iter().find_map(|run| run.position_of(revision.get())) {
+            return Ok(Some(position));
+        }
+        runs::position_of(&state.database, list, revision.get()).map(Some)
+    }
+
+    /// The record at a position up to [`Effects::tail`].
+    pub(crate) fn record(&self, at: Position) -> Result<Record, Error> {
+        let first = self.totals.tail.get() - self.records.len() as u64 + 1;
+        match at.get().checked_sub(first) {
+            Some(index) => Ok(self.records[usize::try_from(index).expect("as many as are in memory")].clone()),
+            None => self.state.record(at),
+        }
+    }
+
+    /// Adds the event that follows. `stream` is the record's.
+    ///
+    /// # Panics
+    /// When it does not follow: the decision was wrong, or the state is.
+    pub(crate) fn add(&mut self, record: Record, stream: StreamName) -> Result<(), Error> {
+        let position = record.position();
+        assert_eq!(position, self.totals.tail.next(), "positions are dense");
+        assert!(
+            record.created() >= self.totals.newest_time,
+            "event {position} was created at {:?}, before {:?}",
+            record.created(),
+            self.totals.newest_time
+        );
+        self.add_to_stream(&record, &stream)?;
+        if let Some(described) = stream.described() {
+            let slot = self.touched(&described)?;
+            slot.head.metadata = Metadata::parse(record.data_slice());
+        }
+        self.add_to_indexes(&record, &stream)?;
+
+        let second = record.created().ticks() / Timestamp::TICKS_PER_SECOND;
+        let newest_second = self.totals.newest_time.ticks() / Timestamp::TICKS_PER_SECOND;
+        if second > newest_second || self.totals.tail == Position::START {
+            self.batch.put_cf(self.columns.times, keys::number(second), keys::number(position.get()));
+        }
+        self.totals.chain = self.totals.chain.then(&record);
+        if ChainHash::is_saved_at(position) {
+            self.batch.put_cf(self.columns.chain, keys::number(position.get()), self.totals.chain.to_bytes());
+        }
+        self.batch.put_cf(self.columns.records, keys::number(position.get()), record.encoded());
+        self.totals.tail = position;
+        self.totals.newest_time = record.created();
+        self.records.push(record);
+        Ok(())
+    }
+
+    fn add_to_stream(&mut self, record: &Record, stream: &StreamName) -> Result<(), Error> {
+        let revision = record.revision();
+        let slot = self.touched(stream)?;
+        if revision == Revision::TOMBSTONE {
+            assert!(!slot.head.tombstoned, "stream {stream} is ended once");
+            slot.head.tombstoned = true;
+        } else {
+            assert_eq!(revision, Revision::after(slot.head.last), "revisions of {stream} are dense");
+            slot.head.last = Some(revision);
+        }
+        Run::extend(&mut slot.runs, revision.get(), record.position());
+        Ok(())
+    }
+
+    fn add_to_indexes(&mut self, record: &Record, stream: &StreamName) -> Result<(), Error> {
+        let position = record.position();
+        if let Some(category) = stream.category() {
+            self.add_to_index(Kind::Category, category, position)?;
+        }
+        if record.event_type() != EventType::LINK {
+            self.add_to_index(Kind::EventType, record.event_type(), position)?;
+        }
+        let correlation = match record.properties() {
+            Properties::Opaque => metadata::correlation_id(record.metadata_slice()),
+            Properties::Struct => correlation::in_struct(record.metadata_slice()),
+        };
+        if let Some(correlation) = correlation {
+            self.add_to_index(Kind::Correlation, &correlation, position)?;
+        }
+        if record.revision() == Revision::FIRST && !stream.is_system() {
+            self.add_to_index(Kind::Streams, "", position)?;
+        }
+        Ok(())
+    }
+
+    fn add_to_index(&mut self, kind: Kind, name: &str, position: Position) -> Result<(), Error> {
+        if !can_be_asked_for(name) {
+            return Ok(());
+        }
+        keys::head(kind, name.as_bytes(), &mut self.key);
+        let slot = match self.indexes.entry_ref(self.key.as_slice()) {
+            hashbrown::hash_map::EntryRef::Occupied(entry) => entry.into_mut(),
+            hashbrown::hash_map::EntryRef::Vacant(entry) => {
+                let head = match self.state.index_head(&self.key)? {
+                    Some(head) => head,
+                    None => IndexHead { list: take_list(&mut self.totals), count: 0 },
+                };
+                entry.insert(IndexSlot { head, runs: Vec::new() })
+            }
+        };
+        Run::extend(&mut slot.runs, slot.head.count, position);
+        slot.head.count += 1;
+        Ok(())
+    }
+
+    fn stream(&mut self, stream: &StreamName) -> Result<&mut StreamSlot, Error> {
+        match self.streams.entry_ref(stream) {
+            hashbrown::hash_map::EntryRef::Occupied(entry) => Ok(entry.into_mut()),
+            hashbrown::hash_map::EntryRef::Vacant(entry) => {
+                let (list, head) = match self.state.stream_head(stream.as_str(), &mut self.key)? {
+                    Some(StreamHead { list, head }) => (Some(list), head),
+                    None => (None, Head::default()),
+                };
+                Ok(entry.insert(StreamSlot { list, head, changed: false, runs: Vec::new() }))
+            }
+        }
+    }
+
+    /// A stream that is about to change.
+    fn touched(&mut self, stream: &StreamName) -> Result<&mut StreamSlot, Error> {
+        // Looked up before the counter is borrowed, and again after.
+        self.stream(stream)?;
+        let slot = self.streams.get_mut(stream).expect("looked up above");
+        slot.changed = true;
+        slot.list.get_or_insert_with(|| take_list(&mut self.totals));
+        Ok(slot)
+    }
+
+    /// All of it as one write batch.
+    pub(crate) fn seal(self) -> Sealed {
+        let Effects { columns, mut batch, totals, records, streams, indexes, mut key, .. } = self;
+        let mut value = Vec::new();
+        let put_runs = |batch: &mut WriteBatch, list: ListId, runs: &[Run]| {
+            for run in runs {
+                batch.put_cf(columns.runs, keys::run(list, run.last), run.encode());
+            }
+        };
+        let mut stream_heads = Vec::with_capacity(streams.len());
+        for (stream, slot) in streams {
+            let Some(list) = slot.list.filter(|_| slot.changed) else { continue };
+            put_runs(&mut batch, list, &slot.runs);
+            let head = StreamHead { list, head: slot.head };
+            keys::head(Kind::Stream, stream.as_bytes(), &mut key);
+            head.encode(&mut value);
+            batch.put_cf(columns.heads, &key, &value);
+            // Copied, not shared: the name is a slice of the whole entry.
+            stream_heads.push((key.as_slice().into(), head));
+        }
+        let mut index_heads = Vec::with_capacity(indexes.len());
+        for (key, slot) in indexes {
+            put_runs(&mut batch, slot.head.list, &slot.runs);
+            slot.head.encode(&mut value);
+            batch.put_cf(columns.heads, &key, &value);
+            index_heads.push((key.into_boxed_slice(), slot.head));
+        }
+        Sealed { batch, streams: stream_heads, indexes: index_heads, records, totals }
+    }
+}
+
+fn take_list(totals: &mut Totals) -> ListId {
+    let list = totals.next_list;
+    totals.next_list = list.next();
+    list
+}
+
+/// Whether a stream name can be made of it. An index that nobody can name is
+/// not kept; neither is one whose name is a client's megabyte.
+fn can_be_asked_for(name: &str) -> bool {
+    /// Of `$ce-`, `$et-` and `$bc-`.
+    const PREFIX: usize = 4;
+    name.len() + PREFIX <= STREAM_NAME_BYTES_MAX && !name.chars().any(char::is_control)
+}

@@ -1,0 +1,381 @@
+//! An event as it is stored.
+//!
+//! A record describes itself: it holds its position, its stream's name and its
+//! revision, so that everything else in the store can be rebuilt from records
+//! alone. That is what catch-up does.
+//!
+//! ```text
+//!  0 version      u8     1
+//!  1 flags        u8     content and properties, as in commands
+//!  2 header crc   u32    CRC32C over bytes 0..2 and 6..62 + stream
+//!  6 position     u64
+//! 14 revision     u64
+//! 22 created      u64    100 ns ticks since 1970
+//! 30 id           16 B
+//! 46 checksum     u32    the event's own, from the moment it was accepted
+//! 50 stream len   u16
+//! 52 type len     u16
+//! 54 metadata len u32
+//! 58 data len     u32
+//! 62 stream, type, metadata, data
+//! ```
+//!
+//! All numbers are little-endian. Two checksums because they have two makers:
+//! the event's covers what the client sent (id, labels, type, metadata, data)
+//! and travels with it from the node that accepted it; the header's covers
+//! what apply added.
+
+use annals_core::decide::Placed;
+use annals_core::{Content, EventId, Position, Properties, Revision, StreamName, Timestamp, event};
+use bytes::{BufMut, Bytes, BytesMut};
+use uuid::Uuid;
+
+const VERSION: u8 = 1;
+const CRC_AT: usize = 2;
+const POSITION_AT: usize = 6;
+const REVISION_AT: usize = 14;
+const CREATED_AT: usize = 22;
+const ID_AT: usize = 30;
+const CHECKSUM_AT: usize = 46;
+const STREAM_LEN_AT: usize = 50;
+const TYPE_LEN_AT: usize = 52;
+const METADATA_LEN_AT: usize = 54;
+const DATA_LEN_AT: usize = 58;
+const STREAM_AT: usize = 62;
+
+/// An event as it is stored, with its place and time. Its bytes have been
+/// checked against both checksums. Cloning and slicing share the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record(Bytes);
+
+/// Why stored bytes are not what they should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Corruption {
+    /// Nothing is stored where something must be.
+    #[error("it is not there")]
+    Missing,
+    /// The bytes are fewer or more than they say.
+    #[error("it has {found} bytes instead of {expected}")]
+    Length {
+        /// What follows from the bytes themselves.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// Written by a version that this one does not know.
+    #[error("its format version {found} is not known, this release reads version {VERSION}")]
+    Version {
+        /// What the bytes say.
+        found: u8,
+    },
+    /// What apply added is not what it was.
+    #[error("its header does not match its checksum")]
+    Header,
+    /// What the client sent is not what it was.
+    #[error("its content does not match its checksum")]
+    Content,
+    /// It is intact but belongs elsewhere.
+    #[error("it holds what belongs at position {found}")]
+    Misplaced {
+        /// The position that it names.
+        found: Position,
+    },
+    /// A value that no writer produces.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+impl Record {
+    /// Bytes that the record of this event will take.
+    pub(crate) fn encoded_len(placed: &Placed) -> usize {
+        STREAM_AT + placed.stream.as_str().len() + placed.event.size()
+    }
+
+    /// The record of a placed event. Takes its memory from `out`, where many
+    /// records can share one allocation.
+    pub(crate) fn encode(placed: &Placed, created: Timestamp, out: &mut BytesMut) -> Record {
+        let event = &placed.event;
+        let stream = placed.stream.as_str().as_bytes();
+        let event_type = event.event_type().as_str().as_bytes();
+        debug_assert!(out.is_empty(), "records are split off as they are made");
+        out.reserve(Self::encoded_len(placed));
+        out.put_u8(VERSION);
+        out.put_u8(event::flags(event.content(), event.properties()));
+        out.put_u32_le(0);
+        out.put_u64_le(placed.position.get());
+        out.put_u64_le(placed.revision.get());
+        out.put_u64_le(created.ticks());
+        out.put_slice(event.id().uuid().as_bytes());
+        out.put_u32_le(event.checksum());
+        out.put_u16_le(u16::try_from(stream.len()).expect("names are limited to far below 64 KiB"));
+        out.put_u16_le(u16::try_from(event_type.len()).expect("types are limited to far below 64 KiB"));
+        out.put_u32_le(u32::try_from(event.metadata().len()).expect("events are limited to far below 4 GiB"));
+        out.put_u32_le(u32::try_from(event.data().len()).expect("events are limited to far below 4 GiB"));
+        out.put_slice(stream);
+        let crc = header_crc(out);
+        out[CRC_AT..POSITION_AT].copy_from_slice(&crc.to_le_bytes());
+        out.put_slice(event_type);
+        out.put_slice(event.metadata());
+        out.put_slice(event.data());
+        Record(out.split().freeze())
+    }
+
+    /// The record in these bytes, which are copied once.
+    ///
+    /// # Errors
+    /// [`Corruption`]: they are not what was written.
+    pub fn from_slice(bytes: &[u8]) -> Result<Record, Corruption> {
+        verify(bytes)?;
+        Ok(Record(Bytes::copy_from_slice(bytes)))
+    }
+
+    /// The record in these bytes, which are kept.
+    ///
+    /// # Errors
+    /// As [`Record::from_slice`].
+    pub fn from_bytes(bytes: Bytes) -> Result<Record, Corruption> {
+        verify(&bytes)?;
+        Ok(Record(bytes))
+    }
+
+    /// Its place in the log.
+    pub fn position(&self) -> Position {
+        Position::new(u64_at(&self.0, POSITION_AT))
+    }
+
+    /// Its place in its stream.
+    pub fn revision(&self) -> Revision {
+        Revision::saturating(u64_at(&self.0, REVISION_AT))
+    }
+
+    /// When the leader took it in. Never goes back along positions.
+    pub fn created(&self) -> Timestamp {
+        Timestamp::from_ticks(u64_at(&self.0, CREATED_AT))
+    }
+
+    /// The id that the client gave it.
+    pub fn id(&self) -> EventId {
+        id_at(&self.0).expect("checked when the record was made")
+    }
+
+    /// The name of its stream.
+    pub fn stream(&self) -> &str {
+        std::str::from_utf8(&self.0[STREAM_AT..self.type_at()]).expect("checked when the record was made")
+    }
+
+    /// The name of its stream, as a name.
+    pub fn stream_name(&self) -> StreamName {
+        StreamName::from_utf8(self.0.slice(STREAM_AT..self.type_at())).expect("only valid names are written")
+    }
+
+    /// Its type.
+    pub fn event_type(&self) -> &str {
+        std::str::from_utf8(&self.0[self.type_at()..self.metadata_at()]).expect("checked when the record was made")
+    }
+
+    /// Whether its data is said to be JSON.
+    pub fn content(&self) -> Content {
+        self.labels().0
+    }
+
+    /// What its metadata bytes are.
+    pub fn properties(&self) -> Properties {
+        self.labels().1
+    }
+
+    /// The client's metadata.
+    pub fn metadata(&self) -> Bytes {
+        self.0.slice(self.metadata_at()..self.data_at())
+    }
+
+    /// The client's data.
+    pub fn data(&self) -> Bytes {
+        self.0.slice(self.data_at()..)
+    }
+
+    /// The event's checksum, as [`annals_core::Event::checksum`].
+    pub fn checksum(&self) -> u32 {
+        u32_at(&self.0, CHECKSUM_AT)
+    }
+
+    /// The record's bytes: what is stored, and what another node ingests.
+    pub fn encoded(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// The metadata, not shared.
+    pub(crate) fn metadata_slice(&self) -> &[u8] {
+        &self.0[self.metadata_at()..self.data_at()]
+    }
+
+    /// The data, not shared.
+    pub(crate) fn data_slice(&self) -> &[u8] {
+        &self.0[self.data_at()..]
+    }
+
+    fn labels(&self) -> (Content, Properties) {
+        event::labels(self.0[1]).expect("checked when the record was made")
+    }
+
+    fn type_at(&self) -> usize {
+        STREAM_AT + usize::from(u16_at(&self.0, STREAM_LEN_AT))
+    }
+
+    fn metadata_at(&self) -> usize {
+        self.type_at() + usize::from(u16_at(&self.0, TYPE_LEN_AT))
+    }
+
+    fn data_at(&self) -> usize {
+        self.metadata_at() + u32_at(&self.0, METADATA_LEN_AT) as usize
+    }
+}
+
+/// What the window of remembered ids needs of a record, without reading its
+/// content: at open this is asked a million times.
+pub(crate) struct Header<'a> {
+    pub(crate) position: Position,
+    pub(crate) id: EventId,
+    pub(crate) stream: &'a [u8],
+}
+
+impl<'a> Header<'a> {
+    /// The header in these bytes. Only the header's checksum is verified.
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Header<'a>, Corruption> {
+        let stream = verify_header(bytes)?;
+        Ok(Header {
+            position: Position::new(u64_at(bytes, POSITION_AT)),
+            id: id_at(bytes).ok_or(Corruption::Invalid("its id is nil"))?,
+            stream,
+        })
+    }
+}
+
+/// Verifies everything but the content; answers the stream's name.
+fn verify_header(bytes: &[u8]) -> Result<&[u8], Corruption> {
+    if bytes.len() < STREAM_AT {
+        return Err(Corruption::Length { expected: STREAM_AT, found: bytes.len() });
+    }
+    if bytes[0] != VERSION {
+        return Err(Corruption::Version { found: bytes[0] });
+    }
+    let type_at = STREAM_AT + usize::from(u16_at(bytes, STREAM_LEN_AT));
+    let data_at = type_at + usize::from(u16_at(bytes, TYPE_LEN_AT)) + u32_at(bytes, METADATA_LEN_AT) as usize;
+    let expected = data_at + u32_at(bytes, DATA_LEN_AT) as usize;
+    if bytes.len() != expected {
+        return Err(Corruption::Length { expected, found: bytes.len() });
+    }
+    if header_crc(&bytes[..type_at]) != u32_at(bytes, CRC_AT) {
+        return Err(Corruption::Header);
+    }
+    Ok(&bytes[STREAM_AT..type_at])
+}
+
+fn verify(bytes: &[u8]) -> Result<(), Corruption> {
+    let stream = verify_header(bytes)?;
+    let rest = &bytes[STREAM_AT + stream.len()..];
+    let (event_type, rest) = rest.split_at(usize::from(u16_at(bytes, TYPE_LEN_AT)));
+    let (metadata, data) = rest.split_at(u32_at(bytes, METADATA_LEN_AT) as usize);
+    if std::str::from_utf8(stream).is_err() {
+        return Err(Corruption::Invalid("its stream's name is not UTF-8"));
+    }
+    if u64_at(bytes, REVISION_AT) > Revision::TOMBSTONE.get() {
+        return Err(Corruption::Invalid("its revision is out of bounds"));
+    }
+    let event_type = std::str::from_utf8(event_type).map_err(|_| Corruption::Content)?;
+    let (content, properties) = event::labels(bytes[1]).ok_or(Corruption::Invalid("it has unknown flags"))?;
+    let id = id_at(bytes).ok_or(Corruption::Invalid("its id is nil"))?;
+    if event::checksum(id, event_type, content, properties, metadata, data) != u32_at(bytes, CHECKSUM_AT) {
+        return Err(Corruption::Content);
+    }
+    Ok(())
+}
+
+/// CRC32C over the header but itself, up to the end of `header`.
+fn header_crc(header: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&header[..CRC_AT]), &header[POSITION_AT..])
+}
+
+fn id_at(bytes: &[u8]) -> Option<EventId> {
+    EventId::new(Uuid::from_slice(&bytes[ID_AT..CHECKSUM_AT]).expect("sixteen bytes"))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use annals_core::{Event, EventType};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn placed(stream: &str, revision: u64, metadata: Vec<u8>, data: Vec<u8>) -> Placed {
+        Placed {
+            stream: StreamName::new(stream.to_owned()).expect("a name"),
+            revision: Revision::saturating(revision),
+            position: Position::new(7),
+            event: Event::new(
+                EventId::new(Uuid::from_u128(0x1234)).expect("not nil"),
+                EventType::new("Größe").expect("a type"),
+                Content::Json,
+                Properties::Struct,
+                Bytes::from(metadata),
+                Bytes::from(data),
+            ),
+        }
+    }
+
+    fn record(placed: &Placed) -> Record {
+        Record::encode(placed, Timestamp::from_ticks(99), &mut BytesMut::new())
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_is_read_as_it_was_written(
+            stream in "[a-zäß/-]{1,20}",
+            revision in 0..=i64::MAX as u64,
+            metadata: Vec<u8>,
+            data: Vec<u8>,
+        ) {
+            let placed = placed(&stream, revision, metadata, data);
+            let record = record(&placed);
+            prop_assert_eq!(record.encoded().len(), Record::encoded_len(&placed));
+            prop_assert_eq!(Record::from_slice(record.encoded()), Ok(record.clone()));
+            prop_assert_eq!(record.position(), placed.position);
+            prop_assert_eq!(record.revision(), placed.revision);
+            prop_assert_eq!(record.created(), Timestamp::from_ticks(99));
+            prop_assert_eq!(record.id(), placed.event.id());
+            prop_assert_eq!(record.stream_name(), placed.stream);
+            prop_assert_eq!(record.event_type(), placed.event.event_type().as_str());
+            prop_assert_eq!(record.content(), placed.event.content());
+            prop_assert_eq!(record.properties(), placed.event.properties());
+            prop_assert_eq!(&record.metadata(), placed.event.metadata());
+            prop_assert_eq!(&record.data(), placed.event.data());
+            prop_assert_eq!(record.checksum(), placed.event.checksum());
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_missing_byte_is_noticed() {
+        let record = record(&placed("order-1", 3, b"{}".to_vec(), b"some data".to_vec()));
+        let bytes = record.encoded();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Record::from_slice(&flipped).is_err(), "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(Record::from_slice(&bytes[..len]).is_err(), "{len} bytes");
+        }
+        assert!(Record::from_slice(&[bytes, &b"x"[..]].concat()).is_err());
+    }
+}

@@ -1,0 +1,175 @@
+//! Lists of positions, in runs.
+//!
+//! A stream and an index are the same thing: a dense list of positions. An
+//! entry's position is found through the *run* that holds it, a stretch of the
+//! list whose positions are consecutive too. Events that one entry of the
+//! replicated log appends together form one run, so that an append of ten
+//! events costs one key in its stream's list and not ten.
+//!
+//! The key is (list, number of the run's last entry), so that a seek to any
+//! number of the run finds it. Where runs begin and end may differ between
+//! nodes (a catch-up sees no entries); what they say does not.
+//!
+//! ```text
+//! last position u64 · count u32
+//! ```
+
+use annals_core::Position;
+use bytes::{Buf, BufMut};
+
+use crate::database::{Database, RunIterator};
+use crate::error::Error;
+use crate::keys::{Key, ListId};
+use crate::read::Direction;
+use crate::record::Corruption;
+
+/// A stretch of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// The number of its last entry.
+    pub(crate) last: u64,
+    /// Where that is in the log.
+    pub(crate) last_position: Position,
+    /// How many entries it has, at least 1.
+    pub(crate) count: u32,
+}
+
+impl Run {
+    /// Adds an entry to the end of a list, as part of its last run if it can
+    /// be.
+    pub(crate) fn extend(runs: &mut Vec<Run>, number: u64, position: Position) {
+        if let Some(run) = runs.last_mut()
+            && run.last.checked_add(1) == Some(number)
+            && run.last_position.next() == position
+            && run.count < u32::MAX
+        {
+            *run = Run { last: number, last_position: position, count: run.count + 1 };
+        } else {
+            runs.push(Run { last: number, last_position: position, count: 1 });
+        }
+    }
+
+    /// Where the entry with this number is, if it belongs to the run.
+    pub(crate) fn position_of(&self, number: u64) -> Option<Position> {
+        let back = self.last.checked_sub(number).filter(|back| *back < u64::from(self.count))?;
+        Some(Position::new(self.last_position.get() - back))
+    }
+
+    pub(crate) fn encode(&self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        let mut out = &mut bytes[..];
+        out.put_u64_le(self.last_position.get());
+        out.put_u32_le(self.count);
+        bytes
+    }
+
+    pub(crate) fn decode(last: u64, mut bytes: &[u8]) -> Result<Run, Corruption> {
+        if bytes.len() != 12 {
+            return Err(Corruption::Length { expected: 12, found: bytes.len() });
+        }
+        let run = Run { last, last_position: Position::new(bytes.get_u64_le()), count: bytes.get_u32_le() };
+        let back = u64::from(run.count).checked_sub(1).ok_or(Corruption::Invalid("it is an empty run"))?;
+        // Its first entry has a number from 0 and a position from 1.
+        if back > run.last || back >= run.last_position.get() {
+            return Err(Corruption::Invalid("it begins before its list or the log"));
+        }
+        Ok(run)
+    }
+}
+
+/// Where the entry with this number is. The caller knows that there is one.
+pub(crate) fn position_of(database: &Database, list: ListId, number: u64) -> Result<Position, Error> {
+    let mut entries = Entries::new(database, list, number, number, Direction::Forward);
+    let (_, position) = entries.next().expect("one entry was asked for")?;
+    Ok(position)
+}
+
+/// The entries of a list with numbers from one bound to another, both
+/// inclusive, each with its position. The caller knows that they exist; a gap
+/// is corruption.
+pub(crate) struct Entries<'d> {
+    iterator: RunIterator<'d>,
+    list: ListId,
+    direction: Direction,
+    next: Option<u64>,
+    end: u64,
+    run: Option<Run>,
+}
+
+impl<'d> Entries<'d> {
+    /// From `from` to `to` in the direction.
+    pub(crate) fn new(database: &'d Database, list: ListId, from: u64, to: u64, direction: Direction) -> Self {
+        let some = match direction {
+            Direction::Forward => from <= to,
+            Direction::Backward => from >= to,
+        };
+        let iterator = database.runs(list);
+        Entries { iterator, list, direction, next: some.then_some(from), end: to, run: None }
+    }
+
+    fn position_of(&mut self, number: u64) -> Result<Position, Error> {
+        if let Some(position) = self.run.and_then(|run| run.position_of(number)) {
+            return Ok(position);
+        }
+        let run = match (self.run, self.direction) {
+            (None, _) => self.iterator.seek(number)?,
+            (Some(_), Direction::Forward) => self.iterator.next()?,
+            (Some(_), Direction::Backward) => self.iterator.previous()?,
+        };
+        self.run = run;
+        let position = run.and_then(|run| run.position_of(number));
+        position.ok_or(Error::Corrupt { key: Key::Run(self.list, number), source: Corruption::Missing })
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<(u64, Position), Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let number = self.next?;
+        self.next = match self.direction {
+            _ if number == self.end => None,
+            Direction::Forward => Some(number + 1),
+            Direction::Backward => Some(number - 1),
+        };
+        Some(self.position_of(number).map(|position| (number, position)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(entries: &[(u64, u64)]) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for (number, position) in entries {
+            Run::extend(&mut runs, *number, Position::new(*position));
+        }
+        runs
+    }
+
+    #[test]
+    fn entries_with_consecutive_positions_share_a_run() {
+        let runs = runs(&[(0, 5), (1, 6), (2, 7), (3, 9)]);
+        assert_eq!(runs.iter().map(|run| (run.last, run.count)).collect::<Vec<_>>(), [(2, 3), (3, 1)]);
+        assert_eq!(runs[0].position_of(0), Some(Position::new(5)));
+        assert_eq!(runs[0].position_of(2), Some(Position::new(7)));
+        assert_eq!(runs[0].position_of(3), None);
+        assert_eq!(runs[1].position_of(2), None);
+    }
+
+    #[test]
+    fn a_tombstone_never_joins_the_run_before_it() {
+        assert_eq!(runs(&[(0, 1), (i64::MAX as u64, 2)]).len(), 2);
+    }
+
+    #[test]
+    fn a_run_is_read_as_it_was_written() {
+        let run = Run { last: 7, last_position: Position::new(1 << 40), count: 8 };
+        assert_eq!(Run::decode(7, &run.encode()), Ok(run));
+        assert!(Run::decode(6, &run.encode()).is_err(), "it would begin before number 0");
+        let early = Run { last: 7, last_position: Position::new(3), count: 4 };
+        assert!(Run::decode(7, &early.encode()).is_err(), "it would begin before position 1");
+        assert!(Run::decode(7, &[0; 12]).is_err(), "it would be empty");
+    }
+}

@@ -1,0 +1,285 @@
+//! The handle on a store.
+//!
+//! It holds the current state and the one writer. Readers take the
+//! state as it is and keep it for one call; a catch-up that ends puts another
+//! one in its place between calls.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use annals_core::{Batch, Head, Outcome, Position, Revision, StreamName, Timestamp};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rocksdb::Cache;
+use tokio::sync::watch;
+
+use crate::apply::Writer;
+
+use crate::catch_up::{CatchUp, CatchUpError};
+use crate::chain::ChainHash;
+use crate::directory::Directory;
+use crate::error::{Error, OpenError};
+use crate::index::{IndexName, Link};
+use crate::options::Options;
+use crate::read::{Direction, PageLimit, StreamPage, StreamView};
+use crate::record::Record;
+use crate::state::State;
+use crate::statistics::Statistics;
+
+/// A handle on the store. Clones share it.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) directory: Directory,
+    pub(crate) options: Options,
+    /// Of blocks, shared by all states: there may be two for a while.
+    pub(crate) cache: Cache,
+    pub(crate) state: ArcSwap<State>,
+    /// Held while an entry is applied, and while another state takes over.
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) tail: watch::Sender<Position>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("mark", &self.mark()).field("tail", &self.tail()).finish_non_exhaustive()
+    }
+}
+
+/// Where in the replicated log the state stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The index of the last applied entry.
+    pub index: u64,
+    /// What the replicated log wants kept with it. Stored as it is, in the
+    /// same write as the entry's effects.
+    pub opaque: Bytes,
+}
+
+/// A point of the replicated log together with everything that another node
+/// needs, besides the records up to `position`, to stand there too.
+///
+/// The three belong together: a residue of a later point than the mark would
+/// make the other node apply the entries between them a second time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// Where in the replicated log.
+    pub mark: Mark,
+    /// The position of the newest event there.
+    pub position: Position,
+    /// What cannot be derived from records, for [`CatchUp::finish`]. Opaque.
+    pub residue: Bytes,
+}
+
+impl Store {
+    /// Opens the store in a node's data directory, which it shares with
+    /// others: its own are `CURRENT_STATE` and `state-*`.
+    ///
+    /// # Errors
+    /// [`OpenError`]. None is cured by trying again, except `InUse`.
+    pub fn open(dir: &Path, options: Options) -> Result<Store, OpenError> {
+        crate::open::open(dir, options)
+    }
+
+    /// Applies one entry of the replicated log; `None` for one that holds no
+    /// commands. One caller at a time. An entry that was applied before
+    /// changes nothing and answers no outcomes.
+    ///
+    /// # Panics
+    /// When `mark` leaves out an index, or an invariant of the log is broken.
+    ///
+    /// # Errors
+    /// The caller must stop the process: what is in memory may be ahead of
+    /// what is on disk, and every later call fails.
+    pub fn apply(&self, mark: Mark, batch: Option<Batch>) -> Result<Vec<Outcome>, Error> {
+        let mut writer = self.inner.writer.lock();
+        let state = self.state();
+        let outcomes = writer.apply(&state, mark, batch)?;
+        self.inner.tail.send_if_modified(|tail| std::mem::replace(tail, state.tail()) != state.tail());
+        Ok(outcomes)
+    }
+
+    /// Where in the replicated log the state stands; none before the first
+    /// entry.
+    pub fn mark(&self) -> Option<Mark> {
+        self.state().mark()
+    }
+
+    /// Where it would stand after a crash now.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn durable_mark(&self) -> Result<Option<Mark>, Error> {
+        Ok(self.state().durable_standing()?.mark)
+    }
+
+    /// As [`Store::durable_mark`], with what another node needs to get there:
+    /// what a snapshot is made of.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn durable(&self) -> Result<Option<Durable>, Error> {
+        let standing = self.state().durable_standing()?;
+        Ok(standing.mark.map(|mark| Durable {
+            mark,
+            position: standing.totals.tail,
+            residue: standing.totals.residue(),
+        }))
+    }
+
+    /// Makes everything applied durable; answers what is.
+    ///
+    /// # Errors
+    /// [`Error`]. The caller must stop the process.
+    pub fn flush(&self) -> Result<Option<Mark>, Error> {
+        let state = self.state();
+        state.database.flush()?;
+        Ok(state.durable_standing()?.mark)
+    }
+
+    /// The position of the newest event.
+    pub fn tail(&self) -> Position {
+        self.state().tail()
+    }
+
+    /// Tells each move of the tail, once per applied entry, after its events
+    /// can be read.
+    pub fn watch_tail(&self) -> watch::Receiver<Position> {
+        self.inner.tail.subscribe()
+    }
+
+    /// When the newest event was created.
+    pub fn newest_time(&self) -> Timestamp {
+        self.state().totals().newest_time
+    }
+
+    /// The head of a stream; the default one where it was never touched.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn head(&self, stream: &StreamName) -> Result<Head, Error> {
+        self.state().head(stream.as_str())
+    }
+
+    /// The chain hash at a position; none beyond the tail.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn chain(&self, at: Position) -> Result<Option<ChainHash>, Error> {
+        self.state().chain(at)
+    }
+
+    /// The record at a position, if there is one.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn record(&self, at: Position) -> Result<Option<Record>, Error> {
+        let state = self.state();
+        if at == Position::START || at > state.tail() {
+            return Ok(None);
+        }
+        state.record(at).map(Some)
+    }
+
+    /// The record at a revision, also where the stream's metadata hides it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn record_at(&self, stream: &StreamName, revision: Revision) -> Result<Option<Record>, Error> {
+        self.state().record_at(stream, revision)
+    }
+
+    /// A page of the whole log. `from` is inclusive either way; beyond the
+    /// tail a backward read begins at the tail. Empty at the end.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn read_all(&self, from: Position, direction: Direction, limit: PageLimit) -> Result<Vec<Record>, Error> {
+        self.state().read_all(from, direction, limit)
+    }
+
+    /// What of a stream can be seen at a time. `now` is the reader's clock; if
+    /// it is behind the newest event, that event's time counts.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn view(&self, stream: &StreamName, now: Timestamp) -> Result<StreamView, Error> {
+        self.state().view(stream, now)
+    }
+
+    /// A page of what a view shows. `from` is inclusive either way.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn read_stream(
+        &self,
+        view: &StreamView,
+        from: Revision,
+        direction: Direction,
+        limit: PageLimit,
+    ) -> Result<StreamPage, Error> {
+        self.state().read_stream(view, from, direction, limit)
+    }
+
+    /// How many entries an index has.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn index_len(&self, index: &IndexName) -> Result<u64, Error> {
+        self.state().index_len(index)
+    }
+
+    /// A page of an index. `from` is inclusive either way; beyond the end a
+    /// backward read begins at the end.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn read_index(
+        &self,
+        index: &IndexName,
+        from: u64,
+        direction: Direction,
+        limit: PageLimit,
+    ) -> Result<Vec<Link>, Error> {
+        self.state().read_index(index, from, direction, limit)
+    }
+
+    /// Streams that were ever written, or given metadata, in byte order of
+    /// their names: those that begin with `prefix` and come after `after`, at
+    /// most `limit`, system streams only on request.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_streams(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+        system: bool,
+    ) -> Result<Vec<(StreamName, Head)>, Error> {
+        self.state().list_streams(prefix, after, limit, system)
+    }
+
+    /// Begins to take over another node's records, beside the state that goes
+    /// on being served.
+    ///
+    /// # Errors
+    /// [`CatchUpError`].
+    pub fn begin_catch_up(&self) -> Result<CatchUp, CatchUpError> {
+        CatchUp::begin(Arc::clone(&self.inner))
+    }
+
+    /// Numbers for metrics.
+    pub fn statistics(&self) -> Statistics {
+        self.state().statistics(&self.inner)
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.inner.state.load_full()
+    }
+}

@@ -1,0 +1,150 @@
+//! What a store answers, whatever was applied to it and whenever it was
+//! flushed or opened again.
+
+mod common;
+
+use annals_core::{Batch, Position, Revision, StreamName, Timestamp};
+use annals_store::{Direction, Options, PageLimit, Store};
+use common::{Reference, any_batch, apply_rest, assert_store_is, filler, mark, small, workload};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(Batch),
+    ApplyNothing,
+    Flush,
+    Reopen,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => any_batch().prop_map(Step::Apply),
+        1 => Just(Step::ApplyNothing),
+        1 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+fn agrees(steps: Vec<Step>, options: Options) {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let mut store = Store::open(data.path(), options.clone()).expect("opens");
+    let mut reference = Reference::default();
+    for step in steps {
+        match step {
+            Step::Apply(batch) => {
+                let expected = reference.apply(&batch);
+                let outcomes = store.apply(common::mark(reference.applied), Some(batch)).expect("applied");
+                assert_eq!(outcomes, expected);
+            }
+            Step::ApplyNothing => {
+                reference.applied += 1;
+                assert_eq!(store.apply(common::mark(reference.applied), None).expect("applied"), []);
+            }
+            Step::Flush => assert_eq!(store.flush().expect("flushed"), reference.mark()),
+            Step::Reopen => {
+                drop(store);
+                store = Store::open(data.path(), options.clone()).expect("opens again");
+                assert_eq!(store.mark(), reference.mark(), "a clean stop loses nothing");
+            }
+        }
+    }
+    assert_store_is(&store, &reference);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_store_answers_as_the_reference_does(steps in proptest::collection::vec(any_step(), 1..25)) {
+        agrees(steps, small());
+    }
+
+    #[test]
+    fn it_answers_the_same_when_all_is_in_memory(steps in proptest::collection::vec(any_step(), 1..15)) {
+        agrees(steps, Options::default());
+    }
+}
+
+#[test]
+fn long_lists_are_read_in_full() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(data.path(), small()).expect("opens");
+    let mut reference = Reference::default();
+    let entries = workload(80);
+    for batch in &entries {
+        reference.apply(batch);
+    }
+    apply_rest(&store, &entries);
+    assert_store_is(&store, &reference);
+}
+
+#[test]
+fn readers_are_not_disturbed_by_what_is_applied_meanwhile() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(data.path(), small()).expect("opens");
+    let entries = workload(400);
+    let limit = PageLimit { records: 100, bytes: usize::MAX };
+    std::thread::scope(|scope| {
+        let forward = || {
+            let mut at = Position::new(1);
+            while store.mark().is_none_or(|mark| mark.index < 400) || at <= store.tail() {
+                for record in store.read_all(at, Direction::Forward, limit).expect("readable") {
+                    assert_eq!(record.position(), at);
+                    at = at.next();
+                }
+            }
+        };
+        let streams = || {
+            let stream = StreamName::new("a-7").expect("a name");
+            while store.mark().is_none_or(|mark| mark.index < 400) {
+                let view = store.view(&stream, Timestamp::default()).expect("readable");
+                let page = store.read_stream(&view, Revision::TOMBSTONE, Direction::Backward, limit).expect("readable");
+                assert!(page.records.iter().is_sorted_by_key(|record| std::cmp::Reverse(record.revision())));
+                if let (Some(first), annals_core::State::Live(last)) = (page.records.first(), view.state) {
+                    assert_eq!(first.revision(), last, "the head is there as soon as it is told");
+                }
+            }
+        };
+        scope.spawn(forward);
+        scope.spawn(streams);
+        apply_rest(&store, &entries);
+    });
+}
+
+#[test]
+fn an_event_is_hidden_once_it_is_older_than_the_maximum_age() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(data.path(), small()).expect("opens");
+    let seconds = |seconds: u64| Timestamp::from_ticks(seconds * Timestamp::TICKS_PER_SECOND);
+    let stream = StreamName::new("a-1").expect("a name");
+    for second in 1..=9 {
+        // Event n is created in second n.
+        let batch = Batch { stamped: seconds(second), ..filler("a-1", second.into(), 1) };
+        store.apply(mark(second), Some(batch)).expect("applied");
+    }
+    let metadata = annals_core::Event::new(
+        annals_core::EventId::new(uuid::Uuid::from_u128(99)).expect("not nil"),
+        annals_core::EventType::new("$metadata").expect("a type"),
+        annals_core::Content::Json,
+        annals_core::Properties::Opaque,
+        bytes::Bytes::new(),
+        bytes::Bytes::from_static(br#"{"$maxAge":3}"#),
+    );
+    let append = annals_core::Append::single(stream.metastream(), annals_core::Expected::Any, vec![metadata]);
+    let batch = Batch { stamped: seconds(9), commands: vec![annals_core::Command::Append(append)] };
+    store.apply(mark(10), Some(batch)).expect("applied");
+    let limit = PageLimit { records: 100, bytes: usize::MAX };
+    // A clock that is behind the newest event counts as being at it.
+    for (now, visible) in [(0, 6..=9), (9, 6..=9), (10, 7..=9), (12, 9..=9)] {
+        let view = store.view(&stream, seconds(now)).expect("readable");
+        for (direction, from) in [(Direction::Forward, Revision::FIRST), (Direction::Backward, Revision::TOMBSTONE)] {
+            let page = store.read_stream(&view, from, direction, limit).expect("readable");
+            let mut created: Vec<_> = page.records.iter().map(|record| record.created()).collect();
+            created.sort_unstable();
+            assert_eq!(created, visible.clone().map(seconds).collect::<Vec<_>>(), "at second {now}");
+            assert_eq!(page.next, None);
+        }
+    }
+    let view = store.view(&stream, seconds(13)).expect("readable");
+    assert!(store.read_stream(&view, Revision::FIRST, Direction::Forward, limit).expect("readable").records.is_empty());
+}
