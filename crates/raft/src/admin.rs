@@ -1,0 +1,409 @@
+//! Changes of the membership.
+//!
+//! One actor on each node carries them out, one at a time, if that node leads;
+//! every other node passes them on to it. Each step can be repeated, so that a
+//! request whose fate is unknown is simply asked again:
+//!
+//! - *Add*: the node at the address must be empty; it takes a new id from the
+//!   log, is given its identity, and becomes a learner.
+//! - *Promote*: a learner that is caught up gets a vote.
+//! - *Remove*: the node loses vote and membership and is told so. Its id never
+//!   comes back.
+//! - *Transfer*: leadership goes to another voter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use annals_core::{Command, Outcome};
+use annals_proto::annals::internal::v1 as pb;
+use annals_proto::annals::internal::v1::admin_reply::Result as Code;
+use annals_proto::annals::internal::v1::admin_request::Request as Kinds;
+use openraft::ChangeMembers;
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{AdminError, AppendError};
+use crate::identity::Identity;
+use crate::network::Channels;
+use crate::proposer::{Kind, Proposer};
+use crate::types::{Metrics, NodeInfo, Raft, TypeConfig};
+
+/// Requests that may wait.
+const QUEUE: usize = 16;
+
+/// Entries that a learner may lag behind and still count as caught up. It
+/// will have them long before its vote is asked for.
+const LAG: u64 = 1_000;
+
+/// How long another node may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// A voter that was heard of within this time counts as there.
+const PRESENT: Duration = Duration::from_secs(3);
+
+/// An administrative request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminRequest {
+    /// Adopt the empty node at this `host:port` as a learner.
+    AddNode {
+        /// Where it listens.
+        address: String,
+    },
+    /// Give a learner that is caught up a vote.
+    Promote {
+        /// The learner.
+        node: u64,
+    },
+    /// Take a node out of the cluster. Its id is never used again.
+    Remove {
+        /// The node.
+        node: u64,
+    },
+    /// Hand leadership over.
+    TransferLeadership {
+        /// To this voter, or to the most advanced one.
+        to: Option<u64>,
+    },
+}
+
+/// A handle on the admin actor.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    requests: mpsc::Sender<Job>,
+}
+
+struct Job {
+    request: AdminRequest,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<u64, AdminError>>,
+}
+
+/// What the actor works with.
+pub(crate) struct Actor {
+    pub(crate) raft: Raft,
+    pub(crate) identity: Identity,
+    pub(crate) proposer: Proposer,
+    pub(crate) channels: Arc<Channels>,
+}
+
+impl Admin {
+    /// The handle, and the task to be run.
+    pub(crate) fn new(actor: Actor) -> (Admin, impl Future<Output = ()>) {
+        let (requests, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        let task = async move {
+            while let Some(job) = jobs.recv().await {
+                // A caller that has gone does not stop what has begun.
+                let result = actor.carry_out(&job.request, job.deadline).await;
+                match &result {
+                    Ok(node) => tracing::info!(request = ?job.request, node, "carried out"),
+                    Err(error) => tracing::warn!(request = ?job.request, %error, "not carried out"),
+                }
+                let _ = job.reply.send(result);
+            }
+        };
+        (Admin { requests }, task)
+    }
+
+    /// Carries a request out, if this node leads.
+    pub(crate) async fn carry_out(&self, request: AdminRequest, deadline: Instant) -> Result<u64, AdminError> {
+        let (reply, result) = oneshot::channel();
+        let job = Job { request, deadline, reply };
+        match tokio::time::timeout_at(deadline.into(), self.requests.send(job)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(AdminError::ShuttingDown),
+            Err(_) => return Err(AdminError::Refused("another administrative request is under way".into())),
+        }
+        match tokio::time::timeout_at(deadline.into(), result).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(AdminError::Unknown("the node went down".into())),
+            Err(_) => Err(AdminError::Unknown("it was not finished before the deadline".into())),
+        }
+    }
+}
+
+impl Actor {
+    async fn carry_out(&self, request: &AdminRequest, deadline: Instant) -> Result<u64, AdminError> {
+        if self.metrics().current_leader != Some(self.identity.node) {
+            return Err(AdminError::NoLeader);
+        }
+        match request {
+            AdminRequest::AddNode { address } => self.add(address, deadline).await,
+            AdminRequest::Promote { node } => self.promote(*node, deadline).await,
+            AdminRequest::Remove { node } => self.remove(*node, deadline).await,
+            AdminRequest::TransferLeadership { to } => self.transfer(*to, deadline).await,
+        }
+    }
+
+    async fn add(&self, address: &str, deadline: Instant) -> Result<u64, AdminError> {
+        let probe = self.probe(address).await?;
+        let metrics = self.metrics();
+        let members: BTreeMap<u64, NodeInfo> =
+            metrics.membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect();
+        if let Some((id, node)) = members.iter().find(|(_, node)| node.address == address) {
+            return if node.incarnation[..] == probe.incarnation[..] {
+                Ok(*id)
+            } else {
+                Err(AdminError::Refused(format!(
+                    "node {id} has this address with another data directory: remove node {id} first"
+                )))
+            };
+        }
+        let node = if probe.has_identity {
+            // An earlier attempt may have stopped between adoption and
+            // membership. A node that ever took part is another matter.
+            if probe.cluster[..] != self.identity.cluster.as_bytes()[..] {
+                return Err(AdminError::Refused(format!("the node at {address} belongs to another cluster")));
+            }
+            if probe.initialized {
+                return Err(AdminError::Refused(format!(
+                    "the node at {address} was node {} of this cluster: empty its data directory first",
+                    probe.node
+                )));
+            }
+            probe.node
+        } else {
+            let above = members.keys().copied().max().unwrap_or(0);
+            let command = Command::AllocateNode { above }.encode();
+            match self.proposer.append(command, Kind::Housekeeping, deadline).await {
+                Ok(Outcome::Node(id)) => id,
+                Ok(other) => return Err(AdminError::Unknown(format!("an id was asked for, {other:?} was answered"))),
+                Err(AppendError::NotLeader { .. }) => return Err(AdminError::NoLeader),
+                // An id that is allocated and not used is simply skipped.
+                Err(error) => return Err(AdminError::Unreachable(format!("no node id could be allocated: {error}"))),
+            }
+        };
+        let mut client = self.channels.coordination(address).map_err(unreachable)?;
+        let adopt = pb::AdoptRequest {
+            cluster: self.identity.cluster.as_bytes().to_vec().into(),
+            node,
+            address: address.to_owned(),
+        };
+        let reply = match tokio::time::timeout(ANSWER, client.adopt(adopt)).await {
+            Ok(Ok(reply)) => reply.into_inner(),
+            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+                return Err(AdminError::Refused(status.message().to_owned()));
+            }
+            Ok(Err(status)) => return Err(unreachable(status)),
+            Err(_) => return Err(AdminError::Unreachable(format!("the node at {address} did not answer"))),
+        };
+        let incarnation = reply.incarnation[..]
+            .try_into()
+            .map_err(|_| AdminError::Refused(format!("the node at {address} sent an unreadable incarnation")))?;
+        let info = NodeInfo { address: address.to_owned(), incarnation };
+        let added = self.raft.add_learner(node, info, false);
+        self.written(tokio::time::timeout_at(deadline.into(), added).await)?;
+        Ok(node)
+    }
+
+    async fn promote(&self, node: u64, deadline: Instant) -> Result<u64, AdminError> {
+        loop {
+            let metrics = self.metrics();
+            let membership = metrics.membership_config.membership();
+            if membership.get_node(&node).is_none() {
+                return Err(AdminError::NotFound(format!("there is no node {node}")));
+            }
+            if membership.voter_ids().any(|id| id == node) && !is_joint(&metrics) {
+                return Ok(node);
+            }
+            let last = metrics.last_log_index.unwrap_or(0);
+            let matched =
+                metrics.replication.as_ref().and_then(|replication| replication.get(&node)).cloned().flatten();
+            match matched {
+                Some(matched) if matched.index() + LAG >= last => break,
+                _ if Instant::now() + Duration::from_millis(100) >= deadline => {
+                    let behind = matched.map_or(last, |matched| last.saturating_sub(matched.index()));
+                    return Err(AdminError::Refused(format!(
+                        "node {node} is still {behind} entries behind: wait until it has caught up"
+                    )));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node])), deadline).await?;
+        Ok(node)
+    }
+
+    async fn remove(&self, node: u64, deadline: Instant) -> Result<u64, AdminError> {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership().clone();
+        let Some(info) = membership.get_node(&node).cloned() else {
+            return Err(AdminError::NotFound(format!("there is no node {node}")));
+        };
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        if voters.contains(&node) {
+            let left: BTreeSet<u64> = voters.iter().copied().filter(|id| *id != node).collect();
+            if left.is_empty() {
+                return Err(AdminError::Refused(format!("node {node} is the only voter")));
+            }
+            let present = left.iter().filter(|id| self.is_present(&metrics, **id)).count();
+            if present * 2 <= left.len() {
+                return Err(AdminError::Refused(format!(
+                    "of the {} voters that would be left only {present} can be reached: they could not decide anything",
+                    left.len()
+                )));
+            }
+            if node == self.identity.node {
+                // The one that goes must not be the one that decides.
+                self.transfer(None, deadline).await?;
+                return Err(AdminError::NoLeader);
+            }
+            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node])), deadline).await?;
+        } else {
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), deadline).await?;
+        }
+        self.retire(node, &info).await;
+        Ok(node)
+    }
+
+    /// Tells a node that it was removed. Nothing depends on it: a node that
+    /// was away is told when it asks for votes.
+    async fn retire(&self, node: u64, info: &NodeInfo) {
+        let Ok(mut client) = self.channels.coordination(&info.address) else { return };
+        let request = self.identity.sign(node, info, pb::RetireRequest {});
+        match tokio::time::timeout(ANSWER, client.retire(request)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(status)) => tracing::info!(node, %status, "the removed node could not be told"),
+            Err(_) => tracing::info!(node, "the removed node could not be told: it did not answer"),
+        }
+    }
+
+    async fn transfer(&self, to: Option<u64>, deadline: Instant) -> Result<u64, AdminError> {
+        let metrics = self.metrics();
+        let me = self.identity.node;
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let to = match to {
+            Some(to) if to == me => return Ok(me),
+            Some(to) if !voters.contains(&to) => return Err(AdminError::NotFound(format!("there is no voter {to}"))),
+            Some(to) => to,
+            None => most_advanced(&metrics, me, &voters)
+                .ok_or_else(|| AdminError::Refused("there is no other voter that could take over".into()))?,
+        };
+        self.raft.trigger().transfer_leader(to).await.map_err(|_| AdminError::ShuttingDown)?;
+        let mut changes = self.raft.server_metrics();
+        loop {
+            let leader = changes.borrow_watched().current_leader;
+            if leader.is_some_and(|leader| leader != me) {
+                return Ok(to);
+            }
+            match tokio::time::timeout_at(deadline.into(), changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(AdminError::ShuttingDown),
+                Err(_) => return Err(AdminError::Unknown(format!("node {to} has not taken over before the deadline"))),
+            }
+        }
+    }
+
+    fn is_present(&self, metrics: &Metrics, node: u64) -> bool {
+        node == self.identity.node
+            || metrics
+                .heartbeat
+                .as_ref()
+                .and_then(|heartbeat| heartbeat.get(&node).cloned().flatten())
+                .is_some_and(|heard| heard.elapsed() < PRESENT)
+    }
+
+    async fn probe(&self, address: &str) -> Result<pb::ProbeReply, AdminError> {
+        let mut client = self.channels.coordination(address).map_err(unreachable)?;
+        match tokio::time::timeout(ANSWER, client.probe(pb::ProbeRequest {})).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => Err(unreachable(status)),
+            Err(_) => Err(AdminError::Unreachable(format!("the node at {address} did not answer"))),
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, NodeInfo>, deadline: Instant) -> Result<(), AdminError> {
+        let changed = self.raft.change_membership(change, false);
+        self.written(tokio::time::timeout_at(deadline.into(), changed).await)
+    }
+
+    fn written<T>(
+        &self,
+        result: Result<Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>, tokio::time::error::Elapsed>,
+    ) -> Result<(), AdminError> {
+        match result {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(AdminError::NoLeader),
+            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
+                Err(AdminError::Refused(error.to_string()))
+            }
+            Ok(Err(RaftError::APIError(
+                error @ (ClientWriteError::LogEntryDiscarded(_) | ClientWriteError::PreconditionFailed(_)),
+            ))) => Err(AdminError::Unknown(error.to_string())),
+            Ok(Err(RaftError::Fatal(_))) => Err(AdminError::ShuttingDown),
+            Err(_) => Err(AdminError::Unknown("the change was not committed before the deadline".into())),
+        }
+    }
+
+    fn metrics(&self) -> Metrics {
+        self.raft.metrics().borrow_watched().clone()
+    }
+}
+
+fn is_joint(metrics: &Metrics) -> bool {
+    metrics.membership_config.get_joint_config().len() > 1
+}
+
+/// The other voter whose log reaches furthest.
+pub(crate) fn most_advanced(metrics: &Metrics, me: u64, voters: &BTreeSet<u64>) -> Option<u64> {
+    let replication = metrics.replication.as_ref()?;
+    voters
+        .iter()
+        .copied()
+        .filter(|id| *id != me)
+        .filter_map(|id| Some((replication.get(&id)?.as_ref()?.index(), id)))
+        .max()
+        .map(|(_, id)| id)
+}
+
+fn unreachable(status: tonic::Status) -> AdminError {
+    AdminError::Unreachable(status.message().to_owned())
+}
+
+/// A request that came over the wire, `None` if it asks for nothing.
+pub(crate) fn read_request(request: pb::AdminRequest) -> Option<AdminRequest> {
+    Some(match request.request? {
+        Kinds::Add(add) => AdminRequest::AddNode { address: add.address },
+        Kinds::Promote(node) => AdminRequest::Promote { node },
+        Kinds::Remove(node) => AdminRequest::Remove { node },
+        Kinds::TransferTo(to) => AdminRequest::TransferLeadership { to: (to != 0).then_some(to) },
+    })
+}
+
+pub(crate) fn write_request(request: &AdminRequest, left: Duration) -> pb::AdminRequest {
+    let kind = match request {
+        AdminRequest::AddNode { address } => Kinds::Add(pb::admin_request::AddNode { address: address.clone() }),
+        AdminRequest::Promote { node } => Kinds::Promote(*node),
+        AdminRequest::Remove { node } => Kinds::Remove(*node),
+        AdminRequest::TransferLeadership { to } => Kinds::TransferTo(to.unwrap_or(0)),
+    };
+    pb::AdminRequest { request: Some(kind), timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX) }
+}
+
+pub(crate) fn write_reply(result: Result<u64, AdminError>) -> pb::AdminReply {
+    let (code, node, message) = match result {
+        Ok(node) => (Code::Done, node, String::new()),
+        Err(AdminError::NoLeader) => (Code::NoLeader, 0, String::new()),
+        Err(AdminError::NotFound(why)) => (Code::NotFound, 0, why),
+        Err(AdminError::Refused(why)) => (Code::Refused, 0, why),
+        Err(AdminError::Unreachable(why)) => (Code::Unreachable, 0, why),
+        Err(AdminError::Unknown(why)) => (Code::Unknown, 0, why),
+        Err(AdminError::ShuttingDown) => (Code::ShuttingDown, 0, String::new()),
+    };
+    pb::AdminReply { result: code.into(), node, message }
+}
+
+pub(crate) fn read_reply(reply: pb::AdminReply) -> Result<u64, AdminError> {
+    match reply.result() {
+        Code::Done => Ok(reply.node),
+        Code::NoLeader => Err(AdminError::NoLeader),
+        Code::NotFound => Err(AdminError::NotFound(reply.message)),
+        Code::Refused => Err(AdminError::Refused(reply.message)),
+        Code::Unreachable => Err(AdminError::Unreachable(reply.message)),
+        Code::Unknown => Err(AdminError::Unknown(reply.message)),
+        // The leader goes down, not this node.
+        Code::ShuttingDown => Err(AdminError::NoLeader),
+    }
+}

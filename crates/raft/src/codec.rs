@@ -1,0 +1,512 @@
+//! How Raft's structures become bytes, on disk and between nodes.
+//!
+//! None of the consensus library's own encodings is used, so that a new
+//! version of it is never a migration of data. Two shapes:
+//!
+//! - small structures: a version byte, then bincode of a mirror struct below;
+//! - entries: `version u8 · crc32c u32 · kind u8 · term u64 · node u64 ·
+//!   index u64 · payload`, little-endian. The checksum covers everything but
+//!   itself. A payload is carried verbatim, never encoded again.
+//!
+//! Bytes come from disks and networks, so decoding never panics.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use openraft::EntryPayload;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::types::{
+    Entry, LeaderId, LogId, Membership, NodeInfo, Proposal, SnapshotMeta, StoredMembership, TypeConfig, Vote,
+};
+
+const VERSION: u8 = 1;
+const BINCODE: bincode::config::Configuration = bincode::config::standard();
+
+/// Bytes of an entry before its payload.
+pub(crate) const ENTRY_HEADER: usize = 1 + 4 + 1 + 8 + 8 + 8;
+
+/// Why bytes could not be read as what they were said to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CodecError {
+    #[error("the bytes end too early")]
+    Truncated,
+    #[error("format version {0} is not known, this release reads version {VERSION}")]
+    Version(u8),
+    #[error("the checksum does not match")]
+    Checksum,
+    #[error("invalid bytes: {0}")]
+    Invalid(String),
+}
+
+impl From<CodecError> for std::io::Error {
+    fn from(error: CodecError) -> Self {
+        std::io::Error::new(std::io::ErrorKind::InvalidData, error)
+    }
+}
+
+// ---------------------------------------------------------------- mirrors --
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogIdForm {
+    pub(crate) term: u64,
+    pub(crate) node: u64,
+    pub(crate) index: u64,
+}
+
+impl From<&LogId> for LogIdForm {
+    fn from(log_id: &LogId) -> Self {
+        let leader = log_id.committed_leader_id();
+        LogIdForm { term: leader.term, node: leader.node_id, index: log_id.index() }
+    }
+}
+
+impl From<LogIdForm> for LogId {
+    fn from(form: LogIdForm) -> Self {
+        LogId::new(LeaderId { term: form.term, node_id: form.node }, form.index)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VoteForm {
+    pub(crate) term: u64,
+    pub(crate) node: u64,
+    pub(crate) committed: bool,
+}
+
+impl From<&Vote> for VoteForm {
+    fn from(vote: &Vote) -> Self {
+        VoteForm { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+    }
+}
+
+impl From<VoteForm> for Vote {
+    fn from(form: VoteForm) -> Self {
+        if form.committed { Vote::new_committed(form.term, form.node) } else { Vote::new(form.term, form.node) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct MembershipForm {
+    configs: Vec<BTreeSet<u64>>,
+    nodes: BTreeMap<u64, NodeInfo>,
+}
+
+impl From<&Membership> for MembershipForm {
+    fn from(membership: &Membership) -> Self {
+        MembershipForm {
+            configs: membership.get_joint_config().clone(),
+            nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
+        }
+    }
+}
+
+impl TryFrom<MembershipForm> for Membership {
+    type Error = CodecError;
+
+    fn try_from(form: MembershipForm) -> Result<Self, CodecError> {
+        // The membership of a node that never had one is empty, which the
+        // checked constructor refuses.
+        if form.configs.is_empty() && form.nodes.is_empty() {
+            return Ok(Membership::default());
+        }
+        Membership::new(form.configs, form.nodes).map_err(|error| CodecError::Invalid(error.to_string()))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredMembershipForm {
+    log_id: Option<LogIdForm>,
+    membership: MembershipForm,
+}
+
+impl From<&StoredMembership> for StoredMembershipForm {
+    fn from(stored: &StoredMembership) -> Self {
+        StoredMembershipForm {
+            log_id: stored.log_id().as_ref().map(LogIdForm::from),
+            membership: stored.membership().into(),
+        }
+    }
+}
+
+impl TryFrom<StoredMembershipForm> for StoredMembership {
+    type Error = CodecError;
+
+    fn try_from(form: StoredMembershipForm) -> Result<Self, CodecError> {
+        Ok(StoredMembership::new(form.log_id.map(LogId::from), form.membership.try_into()?))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct SnapshotMetaForm {
+    last: Option<LogIdForm>,
+    membership: StoredMembershipForm,
+}
+
+// ------------------------------------------------------- small structures --
+
+fn encode(form: &impl Serialize) -> Bytes {
+    let mut out = vec![VERSION];
+    bincode::serde::encode_into_std_write(form, &mut out, BINCODE)
+        .expect("a vector takes every byte, and the forms have no unencodable part");
+    out.into()
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (version, body) = bytes.split_first().ok_or(CodecError::Truncated)?;
+    if *version != VERSION {
+        return Err(CodecError::Version(*version));
+    }
+    let (form, read) =
+        bincode::serde::decode_from_slice(body, BINCODE).map_err(|error| CodecError::Invalid(error.to_string()))?;
+    if read != body.len() {
+        return Err(CodecError::Invalid(format!("{} bytes follow the end", body.len() - read)));
+    }
+    Ok(form)
+}
+
+pub(crate) fn encode_log_id(log_id: &LogId) -> Bytes {
+    encode(&LogIdForm::from(log_id))
+}
+
+pub(crate) fn decode_log_id(bytes: &[u8]) -> Result<LogId, CodecError> {
+    decode::<LogIdForm>(bytes).map(LogId::from)
+}
+
+pub(crate) fn encode_vote(vote: &Vote) -> Bytes {
+    encode(&VoteForm::from(vote))
+}
+
+pub(crate) fn decode_vote(bytes: &[u8]) -> Result<Vote, CodecError> {
+    decode::<VoteForm>(bytes).map(Vote::from)
+}
+
+/// What the store keeps with its mark: the applied log id and membership.
+pub(crate) fn encode_mark(applied: &LogId, membership: &StoredMembership) -> Bytes {
+    encode(&(LogIdForm::from(applied), StoredMembershipForm::from(membership)))
+}
+
+pub(crate) fn decode_mark(bytes: &[u8]) -> Result<(LogId, StoredMembership), CodecError> {
+    let (applied, membership): (LogIdForm, StoredMembershipForm) = decode(bytes)?;
+    Ok((applied.into(), membership.try_into()?))
+}
+
+pub(crate) fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
+    encode(&SnapshotMetaForm {
+        last: meta.last_log_id.as_ref().map(LogIdForm::from),
+        membership: (&meta.last_membership).into(),
+    })
+}
+
+pub(crate) fn decode_snapshot_meta(bytes: &[u8]) -> Result<SnapshotMeta, CodecError> {
+    let form: SnapshotMetaForm = decode(bytes)?;
+    Ok(SnapshotMeta { last_log_id: form.last.map(LogId::from), last_membership: form.membership.try_into()? })
+}
+
+/// A snapshot as it is kept: what it includes, the position there, and the
+/// store's residue.
+pub(crate) fn encode_snapshot(meta: &SnapshotMeta, position: u64, residue: &[u8]) -> Bytes {
+    encode(&(encode_snapshot_meta(meta).to_vec(), position, residue.to_vec()))
+}
+
+pub(crate) fn decode_snapshot(bytes: &[u8]) -> Result<(SnapshotMeta, u64, Bytes), CodecError> {
+    let (meta, position, residue): (Vec<u8>, u64, Vec<u8>) = decode(bytes)?;
+    Ok((decode_snapshot_meta(&meta)?, position, residue.into()))
+}
+
+// ---------------------------------------------------------------- entries --
+
+const KIND_BLANK: u8 = 0;
+const KIND_BATCH: u8 = 1;
+const KIND_MEMBERSHIP: u8 = 2;
+
+pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
+    let encoded;
+    let (kind, payload): (u8, &[u8]) = match &entry.payload {
+        EntryPayload::Blank => (KIND_BLANK, &[]),
+        EntryPayload::Normal(proposal) => (KIND_BATCH, &proposal.0),
+        EntryPayload::Membership(membership) => {
+            encoded = encode(&MembershipForm::from(membership));
+            (KIND_MEMBERSHIP, &encoded)
+        }
+    };
+    let mut out = BytesMut::with_capacity(ENTRY_HEADER + payload.len());
+    out.put_u8(VERSION);
+    out.put_u32_le(0);
+    out.put_u8(kind);
+    let leader = entry.log_id.committed_leader_id();
+    out.put_u64_le(leader.term);
+    out.put_u64_le(leader.node_id);
+    out.put_u64_le(entry.log_id.index());
+    out.put_slice(payload);
+    let checksum = entry_checksum(&out);
+    out[1..5].copy_from_slice(&checksum.to_le_bytes());
+    out.freeze()
+}
+
+/// The entry in these bytes. A batch is a slice of them, not a copy.
+pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, CodecError> {
+    if bytes.len() < ENTRY_HEADER {
+        return Err(CodecError::Truncated);
+    }
+    if bytes[0] != VERSION {
+        return Err(CodecError::Version(bytes[0]));
+    }
+    let found = u32::from_le_bytes(bytes[1..5].try_into().expect("four bytes"));
+    if entry_checksum(&bytes) != found {
+        return Err(CodecError::Checksum);
+    }
+    let mut rest = bytes.slice(5..);
+    let kind = rest.get_u8();
+    let term = rest.get_u64_le();
+    let node = rest.get_u64_le();
+    let index = rest.get_u64_le();
+    let payload = match kind {
+        KIND_BLANK => EntryPayload::Blank,
+        KIND_BATCH => EntryPayload::Normal(Proposal(rest)),
+        KIND_MEMBERSHIP => EntryPayload::Membership(decode::<MembershipForm>(&rest)?.try_into()?),
+        other => return Err(CodecError::Invalid(format!("{other} is no kind of entry"))),
+    };
+    Ok(Entry { log_id: LogIdForm { term, node, index }.into(), payload })
+}
+
+fn entry_checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[..1]), &bytes[5..])
+}
+
+// --------------------------------------------------------------- messages --
+
+#[derive(Serialize, Deserialize)]
+struct AppendHeader {
+    vote: VoteForm,
+    previous: Option<LogIdForm>,
+    committed: Option<LogIdForm>,
+}
+
+/// The header and the entries of a request.
+pub(crate) fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> (Bytes, Vec<Bytes>) {
+    let header = encode(&AppendHeader {
+        vote: (&request.vote).into(),
+        previous: request.prev_log_id.as_ref().map(LogIdForm::from),
+        committed: request.leader_commit.as_ref().map(LogIdForm::from),
+    });
+    (header, request.entries.iter().map(encode_entry).collect())
+}
+
+pub(crate) fn decode_append(
+    header: &[u8],
+    entries: Vec<Bytes>,
+) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
+    let header: AppendHeader = decode(header)?;
+    Ok(AppendEntriesRequest {
+        vote: header.vote.into(),
+        prev_log_id: header.previous.map(LogId::from),
+        entries: entries.into_iter().map(decode_entry).collect::<Result<_, _>>()?,
+        leader_commit: header.committed.map(LogId::from),
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+enum AppendAnswer {
+    Matched(Option<LogIdForm>),
+    Conflict(LogIdForm),
+    HigherVote(VoteForm),
+}
+
+pub(crate) fn encode_append_answer(answer: &StreamAppendResult<TypeConfig>) -> Bytes {
+    encode(&match answer {
+        Ok(matched) => AppendAnswer::Matched(matched.as_ref().map(LogIdForm::from)),
+        Err(StreamAppendError::Conflict(at)) => AppendAnswer::Conflict(at.into()),
+        Err(StreamAppendError::HigherVote(vote)) => AppendAnswer::HigherVote(vote.into()),
+    })
+}
+
+pub(crate) fn decode_append_answer(bytes: &[u8]) -> Result<StreamAppendResult<TypeConfig>, CodecError> {
+    Ok(match decode(bytes)? {
+        AppendAnswer::Matched(matched) => Ok(matched.map(LogId::from)),
+        AppendAnswer::Conflict(at) => Err(StreamAppendError::Conflict(at.into())),
+        AppendAnswer::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote.into())),
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct VoteRequestForm {
+    vote: VoteForm,
+    last: Option<LogIdForm>,
+    transfer: bool,
+}
+
+pub(crate) fn encode_vote_request(request: &VoteRequest<TypeConfig>) -> Bytes {
+    encode(&VoteRequestForm {
+        vote: (&request.vote).into(),
+        last: request.last_log_id.as_ref().map(LogIdForm::from),
+        transfer: request.leadership_transfer,
+    })
+}
+
+pub(crate) fn decode_vote_request(bytes: &[u8]) -> Result<VoteRequest<TypeConfig>, CodecError> {
+    let form: VoteRequestForm = decode(bytes)?;
+    let mut request = VoteRequest::new(form.vote.into(), form.last.map(LogId::from));
+    request.leadership_transfer = form.transfer;
+    Ok(request)
+}
+
+#[derive(Serialize, Deserialize)]
+struct VoteResponseForm {
+    vote: VoteForm,
+    granted: bool,
+    last: Option<LogIdForm>,
+}
+
+pub(crate) fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> Bytes {
+    encode(&VoteResponseForm {
+        vote: (&response.vote).into(),
+        granted: response.vote_granted,
+        last: response.last_log_id.as_ref().map(LogIdForm::from),
+    })
+}
+
+pub(crate) fn decode_vote_response(bytes: &[u8]) -> Result<VoteResponse<TypeConfig>, CodecError> {
+    let form: VoteResponseForm = decode(bytes)?;
+    Ok(VoteResponse { vote: form.vote.into(), vote_granted: form.granted, last_log_id: form.last.map(LogId::from) })
+}
+
+#[derive(Serialize, Deserialize)]
+struct TransferRequestForm {
+    from: VoteForm,
+    to: u64,
+    last: Option<LogIdForm>,
+}
+
+pub(crate) fn encode_transfer_request(request: &TransferLeaderRequest<TypeConfig>) -> Bytes {
+    encode(&TransferRequestForm {
+        from: request.from_leader().into(),
+        to: *request.to_node_id(),
+        last: request.last_log_id().map(LogIdForm::from),
+    })
+}
+
+pub(crate) fn decode_transfer_request(bytes: &[u8]) -> Result<TransferLeaderRequest<TypeConfig>, CodecError> {
+    let form: TransferRequestForm = decode(bytes)?;
+    Ok(TransferLeaderRequest::new(form.from.into(), form.to, form.last.map(LogId::from)))
+}
+
+#[derive(Serialize, Deserialize)]
+enum TransferAnswer {
+    Accepted,
+    VoteChanged { expected: VoteForm, actual: VoteForm },
+    LogNotFlushed { expected: Option<LogIdForm>, actual: Option<LogIdForm> },
+}
+
+pub(crate) fn encode_transfer_answer(answer: &TransferLeaderResponse<TypeConfig>) -> Bytes {
+    encode(&match answer {
+        Ok(()) => TransferAnswer::Accepted,
+        Err(TransferLeaderError::VoteChanged { expected, actual }) => {
+            TransferAnswer::VoteChanged { expected: expected.into(), actual: actual.into() }
+        }
+        Err(TransferLeaderError::LogNotFlushed { expected, actual }) => TransferAnswer::LogNotFlushed {
+            expected: expected.as_ref().map(LogIdForm::from),
+            actual: actual.as_ref().map(LogIdForm::from),
+        },
+    })
+}
+
+pub(crate) fn decode_transfer_answer(bytes: &[u8]) -> Result<TransferLeaderResponse<TypeConfig>, CodecError> {
+    Ok(match decode(bytes)? {
+        TransferAnswer::Accepted => Ok(()),
+        TransferAnswer::VoteChanged { expected, actual } => {
+            Err(TransferLeaderError::VoteChanged { expected: expected.into(), actual: actual.into() })
+        }
+        TransferAnswer::LogNotFlushed { expected, actual } => Err(TransferLeaderError::LogNotFlushed {
+            expected: expected.map(LogId::from),
+            actual: actual.map(LogId::from),
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_id(term: u64, node: u64, index: u64) -> LogId {
+        LogIdForm { term, node, index }.into()
+    }
+
+    fn membership() -> Membership {
+        let node = |port: u16| NodeInfo { address: format!("a:{port}"), incarnation: [port as u8; 16] };
+        Membership::new(
+            vec![BTreeSet::from([1, 2]), BTreeSet::from([1, 3])],
+            BTreeMap::from([(1, node(1)), (2, node(2)), (3, node(3)), (4, node(4))]),
+        )
+        .expect("every voter has a node")
+    }
+
+    #[test]
+    fn an_entry_of_each_kind_comes_back_as_it_was() {
+        let payloads = [
+            EntryPayload::Blank,
+            EntryPayload::Normal(Proposal(Bytes::from_static(b"a batch"))),
+            EntryPayload::Membership(membership()),
+        ];
+        for payload in payloads {
+            let entry = Entry { log_id: log_id(3, 2, 7), payload };
+            assert_eq!(decode_entry(encode_entry(&entry)), Ok(entry));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_an_entry_is_noticed() {
+        let entry =
+            Entry { log_id: log_id(3, 2, 7), payload: EntryPayload::Normal(Proposal(Bytes::from_static(b"xyz"))) };
+        let good = encode_entry(&entry);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_entry(bad.into()).is_err(), "bit {bit} went unnoticed");
+        }
+        for len in 0..good.len() {
+            assert!(decode_entry(good.slice(..len)).is_err(), "a cut at {len} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_written_as_release_one_wrote_it() {
+        let entry =
+            Entry { log_id: log_id(3, 2, 7), payload: EntryPayload::Normal(Proposal(Bytes::from_static(b"xyz"))) };
+        let hex: String = encode_entry(&entry).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "015d5dcf240103000000000000000200000000000000070000000000000078797a");
+    }
+
+    #[test]
+    fn a_mark_and_a_snapshot_come_back_as_they_were() {
+        let stored = StoredMembership::new(Some(log_id(1, 1, 1)), membership());
+        assert_eq!(decode_mark(&encode_mark(&log_id(2, 1, 9), &stored)), Ok((log_id(2, 1, 9), stored.clone())));
+
+        let meta = SnapshotMeta { last_log_id: Some(log_id(2, 1, 9)), last_membership: stored };
+        assert_eq!(decode_snapshot(&encode_snapshot(&meta, 77, b"r")), Ok((meta, 77, Bytes::from_static(b"r"))));
+
+        let empty = StoredMembership::default();
+        assert_eq!(decode_mark(&encode_mark(&log_id(0, 0, 0), &empty)), Ok((log_id(0, 0, 0), empty)));
+    }
+
+    #[test]
+    fn messages_come_back_as_they_were() {
+        let vote = Vote::new_committed(4, 2);
+        let request = VoteRequest { vote, last_log_id: Some(log_id(3, 1, 5)), leadership_transfer: true };
+        assert_eq!(decode_vote_request(&encode_vote_request(&request)), Ok(request));
+        for answer in [
+            Ok(None),
+            Ok(Some(log_id(1, 2, 3))),
+            Err(StreamAppendError::Conflict(log_id(1, 2, 3))),
+            Err(StreamAppendError::HigherVote(vote)),
+        ] {
+            assert_eq!(decode_append_answer(&encode_append_answer(&answer)), Ok(answer));
+        }
+        assert_eq!(decode_vote(&[9]), Err(CodecError::Version(9)));
+        assert_eq!(decode_vote(&[]), Err(CodecError::Truncated));
+    }
+}

@@ -1,0 +1,430 @@
+//! Calls to peers.
+//!
+//! Appends of one peer travel over one long-lived stream, so that the leader
+//! may send the next while earlier ones are still on their way to disk.
+//! Heartbeats, votes, snapshots and everything between applications have
+//! connections of their own: a large entry must not hold up a heartbeat.
+//!
+//! A dead peer is noticed by HTTP/2 pings, a stuck one by requests that stay
+//! unanswered; both end the stream, and the consensus library begins another
+//! one after a pause.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use annals_proto::annals::internal::v1 as pb;
+use annals_proto::annals::internal::v1::coordination_client::CoordinationClient;
+use annals_proto::annals::internal::v1::replication_client::ReplicationClient;
+use futures::stream::{self, Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
+};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+use crate::codec;
+use crate::identity::{Identity, REMOVED_HEADER};
+use crate::observer::Observer;
+use crate::snapshot::{SnapshotData, Transfers};
+use crate::state_machine::Snapshot;
+use crate::types::{NodeInfo, TypeConfig, Vote};
+
+/// The largest message between nodes: the largest append, as one entry, with
+/// some room. Peers are trusted with it, clients never reach these services.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 320 * 1024 * 1024;
+
+const CONNECT: Duration = Duration::from_secs(1);
+const PING_EVERY: Duration = Duration::from_secs(2);
+const PING_ANSWER: Duration = Duration::from_secs(3);
+
+/// How long a follower may take to make an append durable. Disks stall for
+/// seconds now and then; a stream that is given up has to find its place again.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a follower that catches up may be silent: preparing and finishing
+/// flush a database.
+const SNAPSHOT_SILENCE: Duration = Duration::from_secs(120);
+
+/// Appends that are encoded and not yet sent.
+const PIPELINE: usize = 16;
+
+type RpcError = RPCError<TypeConfig>;
+
+/// What a connection is for. Each has its own, per peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Purpose {
+    Entries,
+    Heartbeats,
+    Snapshots,
+    Coordination,
+}
+
+/// Connections to peers, made when first used and again when broken.
+#[derive(Default)]
+pub(crate) struct Channels {
+    channels: Mutex<HashMap<(String, Purpose), Channel>>,
+}
+
+impl Channels {
+    /// The connection to an address. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// Where the address is none.
+    pub(crate) fn get(&self, address: &str, purpose: Purpose) -> Result<Channel, tonic::transport::Error> {
+        let mut channels = self.channels.lock();
+        if let Some(channel) = channels.get(&(address.to_owned(), purpose)) {
+            return Ok(channel.clone());
+        }
+        let channel = Endpoint::from_shared(format!("http://{address}"))?
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_ANSWER)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(8 * 1024 * 1024)
+            .initial_connection_window_size(16 * 1024 * 1024)
+            .connect_lazy();
+        channels.insert((address.to_owned(), purpose), channel.clone());
+        Ok(channel)
+    }
+
+    /// A client of a node's coordination.
+    pub(crate) fn coordination(&self, address: &str) -> Result<CoordinationClient<Channel>, Status> {
+        let channel =
+            self.get(address, Purpose::Coordination).map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(CoordinationClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// A client of a node's replication.
+    pub(crate) fn replication(&self, address: &str, purpose: Purpose) -> Result<ReplicationClient<Channel>, Status> {
+        let channel = self.get(address, purpose).map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(ReplicationClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+}
+
+/// What all connections of this node share.
+pub(crate) struct Dialer {
+    pub(crate) identity: Identity,
+    /// Where this node's records can be pulled.
+    pub(crate) address: String,
+    pub(crate) channels: Arc<Channels>,
+    pub(crate) transfers: Arc<Transfers>,
+    pub(crate) observer: Arc<dyn Observer>,
+    /// Set when a peer says that this node was removed.
+    pub(crate) removed: watch::Sender<bool>,
+}
+
+/// Makes a [`Peer`] for whoever the consensus library wants to talk to.
+#[derive(Clone)]
+pub(crate) struct Network {
+    dialer: Arc<Dialer>,
+}
+
+impl Network {
+    pub(crate) fn new(dialer: Arc<Dialer>) -> Self {
+        Network { dialer }
+    }
+
+    fn peer(&self, id: u64, node: &NodeInfo, purpose: Purpose) -> Peer {
+        Peer { dialer: self.dialer.clone(), id, node: node.clone(), purpose }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &NodeInfo) -> Peer {
+        self.peer(target, node, Purpose::Entries)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &NodeInfo) -> Peer {
+        self.peer(target, node, Purpose::Heartbeats)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &NodeInfo) -> Peer {
+        self.peer(target, node, Purpose::Snapshots)
+    }
+}
+
+/// One peer, for one purpose.
+pub(crate) struct Peer {
+    dialer: Arc<Dialer>,
+    id: u64,
+    node: NodeInfo,
+    purpose: Purpose,
+}
+
+impl Peer {
+    fn client(&self) -> Result<ReplicationClient<Channel>, RpcError> {
+        self.dialer.channels.replication(&self.node.address, self.purpose).map_err(|status| self.failed(status))
+    }
+
+    fn sign<T>(&self, message: T) -> Request<T> {
+        self.dialer.identity.sign(self.id, &self.node, message)
+    }
+
+    fn failed(&self, status: Status) -> RpcError {
+        self.dialer.observer.peer_call_failed(self.id);
+        if status.metadata().contains_key(REMOVED_HEADER) {
+            self.dialer.removed.send_replace(true);
+        }
+        // "Unreachable" makes the library pause before it tries again, which
+        // is right for all of these: none goes away within microseconds.
+        RpcError::Unreachable(Unreachable::from_string(format!("node {} at {}: {status}", self.id, self.node.address)))
+    }
+
+    async fn call<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, RpcError> {
+        let started = Instant::now();
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(response)) => {
+                self.dialer.observer.peer_round_trip(self.id, started.elapsed());
+                Ok(response.into_inner())
+            }
+            Ok(Err(status)) => Err(self.failed(status)),
+            Err(_) => Err(self.failed(Status::deadline_exceeded(format!("no answer within {limit:?}")))),
+        }
+    }
+
+    /// Offers the snapshot and waits until the follower has installed it.
+    async fn offer(&mut self, offer: pb::SnapshotOffer, included: u64) -> Result<Vote, RpcError> {
+        let mut client = self.client()?;
+        let mut answers = self.call(CONNECT * 5, client.offer_snapshot(self.sign(offer))).await?;
+        let transfer = self.dialer.transfers.begin(included);
+        loop {
+            let progress = match tokio::time::timeout(SNAPSHOT_SILENCE, answers.message()).await {
+                Ok(Ok(Some(progress))) => progress,
+                Ok(Ok(None)) => return Err(self.failed(Status::unavailable("the catch-up ended without a result"))),
+                Ok(Err(status)) => return Err(self.failed(status)),
+                Err(_) => return Err(self.failed(Status::deadline_exceeded("the catch-up fell silent"))),
+            };
+            if !progress.result.is_empty() {
+                transfer.succeeded();
+                return codec::decode_vote(&progress.result).map_err(|error| unreadable(&error));
+            }
+        }
+    }
+}
+
+fn unreadable(error: &codec::CodecError) -> RpcError {
+    RpcError::Unreachable(Unreachable::from_string(format!("an answer could not be read: {error}")))
+}
+
+impl NetBackoff<TypeConfig> for Peer {
+    fn backoff(&self) -> Option<Backoff> {
+        // Short at first: after an election the new leader often finds a peer
+        // that is just coming up. Never longer than a follower's patience.
+        let first = [50, 100, 200, 400].map(Duration::from_millis);
+        Some(Backoff::new(first.into_iter().chain(std::iter::repeat(Duration::from_millis(500)))))
+    }
+}
+
+impl NetVote<TypeConfig> for Peer {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let mut client = self.client()?;
+        let message = self.sign(pb::Message { body: codec::encode_vote_request(&request) });
+        let answer = self.call(option.soft_ttl(), client.vote(message)).await?;
+        codec::decode_vote_response(&answer.body).map_err(|error| unreadable(&error))
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let mut client = self.client()?;
+        let message = self.sign(pb::Message { body: codec::encode_vote_request(&request) });
+        let answer = self.call(option.soft_ttl(), client.pre_vote(message)).await?;
+        codec::decode_vote_response(&answer.body).map_err(|error| unreadable(&error))
+    }
+}
+
+impl NetTransferLeader<TypeConfig> for Peer {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let mut client = self.client()?;
+        let message = self.sign(pb::Message { body: codec::encode_transfer_request(&request) });
+        let answer = self.call(option.hard_ttl().max(CONNECT), client.transfer_leader(message)).await?;
+        codec::decode_transfer_answer(&answer.body).map_err(|error| unreadable(&error))
+    }
+}
+
+impl NetSnapshot<TypeConfig> for Peer {
+    type SnapshotData = SnapshotData;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let SnapshotData::Pointer { position, residue } = snapshot.snapshot else {
+            return Err(StreamingError::Network(NetworkError::from_string("only a current snapshot can be offered")));
+        };
+        let included = crate::types::index_of(snapshot.meta.last_log_id.as_ref());
+        let offer = pb::SnapshotOffer {
+            vote: codec::encode_vote(&vote),
+            meta: codec::encode_snapshot_meta(&snapshot.meta),
+            position,
+            residue,
+            address: self.dialer.address.clone(),
+        };
+        let observer = self.dialer.observer.clone();
+        let id = self.id;
+        let result = tokio::select! {
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            result = self.offer(offer, included) => result,
+        };
+        observer.catch_up_sent(id, result.is_ok());
+        match result {
+            Ok(vote) => Ok(SnapshotResponse::new(vote)),
+            Err(RpcError::Timeout(error)) => Err(StreamingError::Timeout(error)),
+            Err(RpcError::Unreachable(error)) => Err(StreamingError::Unreachable(error)),
+            Err(RpcError::Network(error)) => Err(StreamingError::Network(error)),
+        }
+    }
+}
+
+impl NetStreamAppend<TypeConfig> for Peer {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let (requests, outgoing) = mpsc::channel(PIPELINE);
+            let mut client = self.client()?;
+            let answers = self.call(CONNECT, client.append(self.sign(ReceiverStream::new(outgoing)))).await?;
+            let session = Session {
+                peer: self,
+                input: Some(input),
+                requests: Some(requests),
+                next: None,
+                answers,
+                unanswered: 0,
+                waiting_since: tokio::time::Instant::now(),
+            };
+            let answers = stream::unfold(Some(session), |session| async move {
+                let mut session = session?;
+                let answer = session.next_answer().await?;
+                // After anything but a plain success the stream is over.
+                let session = matches!(answer, Ok(Ok(_))).then_some(session);
+                Some((answer, session))
+            });
+            Ok(answers.boxed() as BoxStream<'s, _>)
+        })
+    }
+}
+
+/// One stream of appends to one peer.
+///
+/// The input is polled from here rather than from a task of its own, so that
+/// it is gone as soon as the session is: the next session waits for a lock
+/// that the input holds.
+struct Session<'s, S> {
+    peer: &'s Peer,
+    input: Option<S>,
+    requests: Option<mpsc::Sender<pb::AppendRequest>>,
+    next: Option<pb::AppendRequest>,
+    answers: Streaming<pb::AppendResponse>,
+    unanswered: usize,
+    waiting_since: tokio::time::Instant,
+}
+
+impl<S> Session<'_, S>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    async fn next_answer(&mut self) -> Option<Result<StreamAppendResult<TypeConfig>, RpcError>> {
+        loop {
+            let late = self.waiting_since + ANSWER;
+            tokio::select! {
+                // Answers first: they commit what clients wait for.
+                biased;
+                answer = self.answers.message() => return self.answered(answer),
+                permit = reserve(self.requests.clone()), if self.next.is_some() => {
+                    match (permit, self.next.take()) {
+                        (Some(permit), Some(request)) => {
+                            if self.unanswered == 0 {
+                                self.waiting_since = tokio::time::Instant::now();
+                            }
+                            self.unanswered += 1;
+                            drop(permit.send(request));
+                        }
+                        // The transport let go of its end; its error follows
+                        // as an answer.
+                        _ => { self.input = None; self.requests = None; }
+                    }
+                }
+                request = next_of(&mut self.input), if self.next.is_none() && self.input.is_some() => {
+                    match request {
+                        Some(request) => {
+                            let (header, entries) = codec::encode_append(&request);
+                            self.next = Some(pb::AppendRequest { header, entries });
+                        }
+                        None => { self.input = None; self.requests = None; }
+                    }
+                }
+                () = tokio::time::sleep_until(late), if self.unanswered > 0 => {
+                    let status = Status::deadline_exceeded(format!("an append was not answered within {ANSWER:?}"));
+                    return Some(Err(self.peer.failed(status)));
+                }
+            }
+        }
+    }
+
+    fn answered(
+        &mut self,
+        answer: Result<Option<pb::AppendResponse>, Status>,
+    ) -> Option<Result<StreamAppendResult<TypeConfig>, RpcError>> {
+        match answer {
+            Ok(Some(answer)) => {
+                self.peer.dialer.observer.peer_round_trip(self.peer.id, self.waiting_since.elapsed());
+                self.unanswered = self.unanswered.saturating_sub(1);
+                self.waiting_since = tokio::time::Instant::now();
+                Some(codec::decode_append_answer(&answer.body).map_err(|error| unreadable(&error)))
+            }
+            Ok(None) if self.unanswered == 0 => None,
+            Ok(None) => Some(Err(self.peer.failed(Status::unavailable("the stream ended with appends unanswered")))),
+            Err(status) => Some(Err(self.peer.failed(status))),
+        }
+    }
+}
+
+async fn reserve(requests: Option<mpsc::Sender<pb::AppendRequest>>) -> Option<mpsc::OwnedPermit<pb::AppendRequest>> {
+    requests?.reserve_owned().await.ok()
+}
+
+async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
+    input.as_mut()?.next().await
+}

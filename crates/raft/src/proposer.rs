@@ -1,0 +1,252 @@
+//! Proposing commands on the leader.
+//!
+//! One task gathers the commands that wait into one batch, stamps it with this
+//! node's clock and proposes it as one entry: at once when nothing waits, and
+//! the larger the busier the node is. Several entries are in flight at a time,
+//! because each takes a disk's and a network's time.
+//!
+//! What a caller learns is exact. A command is *claimed* once, either by this
+//! task right before it proposes, or by its caller whose deadline passed; in
+//! the second case it was certainly not applied.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime};
+
+use annals_core::{Batch, Outcome, Timestamp};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::AppendError;
+use crate::observer::Observer;
+use crate::types::{Proposal, Raft, TypeConfig};
+
+/// Bytes of one batch, if it holds more than one command.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Commands of one batch.
+const BATCH_COMMANDS: usize = 1_024;
+/// Batches in flight. Two halve the throughput, eight are enough.
+const IN_FLIGHT: usize = 16;
+/// Commands that may wait; bytes are bounded by the budget.
+const QUEUE: usize = 65_536;
+/// What a command costs beside its bytes.
+const OVERHEAD: usize = 256;
+
+/// A handle on the proposer's task.
+#[derive(Clone)]
+pub(crate) struct Proposer {
+    queue: mpsc::Sender<Waiting>,
+    budget: Arc<Semaphore>,
+    budget_bytes: usize,
+}
+
+struct Waiting {
+    command: Bytes,
+    kind: Kind,
+    claimed: Arc<AtomicBool>,
+    reply: oneshot::Sender<Result<Outcome, AppendError>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Whether a command may be refused for want of disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A client's: it adds data.
+    Append,
+    /// The cluster's own housekeeping: it goes on.
+    Housekeeping,
+}
+
+/// What the task works with.
+pub(crate) struct Surroundings {
+    pub(crate) raft: Raft,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) free_bytes: Arc<AtomicU64>,
+    pub(crate) reserve_bytes: u64,
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Proposer {
+    /// The handle, and the task to be run.
+    pub(crate) fn new(budget_bytes: usize, surroundings: Surroundings) -> (Proposer, impl Future<Output = ()>) {
+        // A command's price is counted in 32 bits.
+        let budget_bytes = budget_bytes.min(u32::MAX as usize / 2).min(Semaphore::MAX_PERMITS);
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let proposer = Proposer { queue, budget: Arc::new(Semaphore::new(budget_bytes)), budget_bytes };
+        let task = Task { waiting, carried: None, in_flight: FuturesUnordered::new(), surroundings };
+        (proposer, task.run())
+    }
+
+    /// Proposes a command and waits for its outcome.
+    pub(crate) async fn append(&self, command: Bytes, kind: Kind, deadline: Instant) -> Result<Outcome, AppendError> {
+        let price = command.len() + OVERHEAD;
+        if price > self.budget_bytes {
+            return Err(AppendError::TooLarge { bytes: command.len(), max: self.budget_bytes - OVERHEAD });
+        }
+        let price = u32::try_from(price).expect("the budget is below 2^31");
+        let deadline = deadline.into();
+        // Memory is taken before the command is queued: pressure reaches the
+        // client instead of this process.
+        let permit = tokio::time::timeout_at(deadline, self.budget.clone().acquire_many_owned(price))
+            .await
+            .map_err(|_| AppendError::Overloaded)?
+            .expect("the budget is never closed");
+        let (reply, mut outcome) = oneshot::channel();
+        let claimed = Arc::new(AtomicBool::new(false));
+        let waiting = Waiting { command, kind, claimed: claimed.clone(), reply, _permit: permit };
+        match tokio::time::timeout_at(deadline, self.queue.send(waiting)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(AppendError::ShuttingDown),
+            Err(_) => return Err(AppendError::Overloaded),
+        }
+        match tokio::time::timeout_at(deadline, &mut outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            // The task is gone. What it had not claimed it never will.
+            Ok(Err(_)) if !claimed.swap(true, Ordering::AcqRel) => Err(AppendError::ShuttingDown),
+            Ok(Err(_)) => Err(AppendError::Unknown("the node went down".into())),
+            Err(_) if !claimed.swap(true, Ordering::AcqRel) => Err(AppendError::Overloaded),
+            Err(_) => Err(AppendError::Unknown("it was not committed before the deadline".into())),
+        }
+    }
+}
+
+impl Proposer {
+    /// Returns when no command waits or is in flight.
+    pub(crate) async fn drained(&self) {
+        let all = u32::try_from(self.budget_bytes).expect("the budget is below 2^31");
+        let _ = self.budget.acquire_many(all).await;
+    }
+}
+
+type Reply = oneshot::Sender<Result<Outcome, AppendError>>;
+type Proposed = (Result<ClientWriteResult<TypeConfig>, ()>, Vec<(Reply, OwnedSemaphorePermit)>, Instant);
+
+struct Task {
+    waiting: mpsc::Receiver<Waiting>,
+    /// Taken from the queue, but too large for the batch it would have joined.
+    carried: Option<Waiting>,
+    in_flight: FuturesUnordered<BoxFuture<'static, Proposed>>,
+    surroundings: Surroundings,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let stopping = self.surroundings.stopping.clone();
+        loop {
+            let has_room = self.in_flight.len() < IN_FLIGHT;
+            tokio::select! {
+                // Outcomes first: each makes room.
+                biased;
+                Some((result, replies, started)) = self.in_flight.next() => self.answer(result, replies, started),
+                () = stopping.cancelled() => break,
+                first = next(&mut self.carried, &mut self.waiting), if has_room => match first {
+                    Some(first) => self.propose_with(first).await,
+                    None => break,
+                },
+            }
+        }
+        self.waiting.close();
+        while let Some(waiting) = self.waiting.recv().await {
+            refuse(waiting, AppendError::ShuttingDown);
+        }
+        while let Some((result, replies, started)) = self.in_flight.next().await {
+            self.answer(result, replies, started);
+        }
+    }
+
+    async fn propose_with(&mut self, first: Waiting) {
+        let mut bytes = first.command.len();
+        let mut batch = vec![first];
+        while batch.len() < BATCH_COMMANDS {
+            let Ok(waiting) = self.waiting.try_recv() else { break };
+            if bytes + waiting.command.len() > BATCH_BYTES {
+                self.carried = Some(waiting);
+                break;
+            }
+            bytes += waiting.command.len();
+            batch.push(waiting);
+        }
+
+        let free = self.surroundings.free_bytes.load(Ordering::Relaxed);
+        let full = free < self.surroundings.reserve_bytes;
+        let mut commands = Vec::with_capacity(batch.len());
+        let mut replies = Vec::with_capacity(batch.len());
+        for waiting in batch {
+            if full && waiting.kind == Kind::Append {
+                refuse(waiting, AppendError::DiskFull { free });
+            } else if !waiting.claimed.swap(true, Ordering::AcqRel) {
+                commands.push(waiting.command);
+                replies.push((waiting.reply, waiting._permit));
+            }
+        }
+        if commands.is_empty() {
+            return;
+        }
+        self.surroundings.observer.proposed(commands.len(), bytes);
+        let proposal = Proposal(Batch::encode(Timestamp::from(SystemTime::now()), &commands));
+        let started = Instant::now();
+        let (responder, outcome) = ProgressResponder::complete_only();
+        if self.surroundings.raft.client_write_ff(proposal, Some(responder)).await.is_err() {
+            for (reply, _) in replies {
+                let _ = reply.send(Err(AppendError::ShuttingDown));
+            }
+            return;
+        }
+        self.in_flight.push(Box::pin(async move { (outcome.await.map_err(|_| ()), replies, started) }));
+    }
+
+    fn answer(
+        &self,
+        result: Result<ClientWriteResult<TypeConfig>, ()>,
+        replies: Vec<(Reply, OwnedSemaphorePermit)>,
+        started: Instant,
+    ) {
+        let observer = &self.surroundings.observer;
+        let error = match result {
+            Ok(Ok(written)) => {
+                observer.committed(started.elapsed());
+                let outcomes = written.data.0;
+                assert_eq!(outcomes.len(), replies.len(), "one outcome for each command of a batch");
+                for ((reply, _), outcome) in replies.into_iter().zip(outcomes) {
+                    // A caller that gave up has been told that it is unknown.
+                    let _ = reply.send(Ok(outcome));
+                }
+                return;
+            }
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
+                AppendError::NotLeader { leader: forward.leader_id.zip(forward.leader_node.map(|node| node.address)) }
+            }
+            Ok(Err(ClientWriteError::PreconditionFailed(error))) => AppendError::NotReady(error.to_string()),
+            Ok(Err(error @ (ClientWriteError::LogEntryDiscarded(_) | ClientWriteError::ChangeMembershipError(_)))) => {
+                AppendError::Unknown(error.to_string())
+            }
+            Err(()) => AppendError::Unknown("the node stopped taking part before it was committed".into()),
+        };
+        for (reply, _) in replies {
+            if matches!(error, AppendError::Unknown(_)) {
+                observer.proposal_failed();
+            }
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+}
+
+async fn next(carried: &mut Option<Waiting>, waiting: &mut mpsc::Receiver<Waiting>) -> Option<Waiting> {
+    match carried.take() {
+        Some(carried) => Some(carried),
+        None => waiting.recv().await,
+    }
+}
+
+fn refuse(waiting: Waiting, error: AppendError) {
+    if !waiting.claimed.swap(true, Ordering::AcqRel) {
+        let _ = waiting.reply.send(Err(error));
+    }
+}

@@ -1,0 +1,272 @@
+//! What nodes offer to each other.
+//!
+//! Every call is admitted first ([`crate::identity`]); only `Probe` and
+//! `Adopt`, by which nodes come to have an identity, are open to all. None of
+//! this decides anything: the calls go on to the consensus library, the
+//! proposer, the admin actor.
+
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use annals_proto::annals::internal::v1 as pb;
+use annals_proto::annals::internal::v1::coordination_server::{Coordination, CoordinationServer};
+use annals_proto::annals::internal::v1::replication_server::{Replication, ReplicationServer};
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::service::RoutesBuilder;
+use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
+
+use crate::admin;
+use crate::codec;
+use crate::error::BarrierError;
+use crate::forward::write_answer;
+use crate::identity::REMOVED_HEADER;
+use crate::network::MESSAGE_BYTES_MAX;
+use crate::node::{Node, Running, until};
+use crate::proposer::Kind;
+use crate::snapshot::{Receiver, send_records};
+use crate::types::{TypeConfig, index_of};
+
+/// Commands of one peer that are carried out at a time.
+const FORWARDED: usize = 8_192;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The services of one node, to be mounted on the process's listener.
+#[derive(Clone)]
+pub struct NodeServices {
+    node: Node,
+}
+
+impl NodeServices {
+    pub(crate) fn new(node: Node) -> Self {
+        NodeServices { node }
+    }
+
+    /// Adds `annals.internal.v1.Replication` and
+    /// `annals.internal.v1.Coordination`. Clients must not reach them: whoever
+    /// can is a peer.
+    pub fn add_to(self, routes: &mut RoutesBuilder) {
+        routes.add_service(
+            ReplicationServer::new(self.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        );
+        routes.add_service(
+            CoordinationServer::new(self)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        );
+    }
+
+    /// What is running here, and who calls.
+    #[allow(clippy::result_large_err)]
+    fn admit<T>(&self, request: &Request<T>) -> Result<(&Running, u64), Status> {
+        let running =
+            self.node.running().ok_or_else(|| Status::unavailable("this node takes no part yet, or no more"))?;
+        let membership = running.raft.metrics().borrow_watched().membership_config.clone();
+        let from = running.identity.admit(request.metadata(), membership.membership())?;
+        Ok((running, from))
+    }
+
+    /// As `admit`, for a candidate, whom a newer membership may know as removed.
+    #[allow(clippy::result_large_err)]
+    fn admit_candidate(&self, request: &Request<pb::Message>) -> Result<(&Running, VoteRequest<TypeConfig>), Status> {
+        let (running, from) = self.admit(request)?;
+        let candidacy = codec::decode_vote_request(&request.get_ref().body).map_err(invalid)?;
+        let committed = running.raft.metrics().borrow_watched().committed_membership_config.clone();
+        let is_member = committed.get_node(&from).is_some();
+        // A candidate votes for itself because an earlier membership of its
+        // log names it. One that was committed later and does not means that
+        // it was removed, and ids never come back.
+        if !is_member && index_of(committed.log_id().as_ref()) > index_of(candidacy.last_log_id.as_ref()) {
+            let mut status = Status::failed_precondition(format!("node {from} was removed from this cluster"));
+            status.metadata_mut().insert(REMOVED_HEADER, MetadataValue::from_static("1"));
+            return Err(status);
+        }
+        Ok((running, candidacy))
+    }
+}
+
+fn invalid(error: codec::CodecError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+#[tonic::async_trait]
+impl Replication for NodeServices {
+    type AppendStream = Answers<pb::AppendResponse>;
+    type OfferSnapshotStream = Answers<pb::SnapshotProgress>;
+    type PullRecordsStream = Answers<pb::RecordChunk>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let (running, from) = self.admit(&request)?;
+        let incoming = request.into_inner();
+        let requests = incoming.scan((), move |(), request| std::future::ready(read_append(request, from)));
+        // The answers end when the request stream does, or at the first one
+        // that is not a plain success.
+        let answers = running.raft.stream_append(requests).map(|answer| match answer {
+            Ok(answer) => Ok(pb::AppendResponse { body: codec::encode_append_answer(&answer) }),
+            Err(fatal) => Err(stopped(fatal)),
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn vote(&self, request: Request<pb::Message>) -> Result<Response<pb::Message>, Status> {
+        let (running, candidacy) = self.admit_candidate(&request)?;
+        let answer = running.raft.vote(candidacy).await.map_err(stopped)?;
+        Ok(Response::new(pb::Message { body: codec::encode_vote_response(&answer) }))
+    }
+
+    async fn pre_vote(&self, request: Request<pb::Message>) -> Result<Response<pb::Message>, Status> {
+        let (running, candidacy) = self.admit_candidate(&request)?;
+        let answer = running.raft.pre_vote(candidacy).await.map_err(stopped)?;
+        Ok(Response::new(pb::Message { body: codec::encode_vote_response(&answer) }))
+    }
+
+    async fn transfer_leader(&self, request: Request<pb::Message>) -> Result<Response<pb::Message>, Status> {
+        let (running, _) = self.admit(&request)?;
+        let transfer = codec::decode_transfer_request(&request.get_ref().body).map_err(invalid)?;
+        let answer = running.raft.handle_transfer_leader(transfer).await.map_err(stopped)?;
+        Ok(Response::new(pb::Message { body: codec::encode_transfer_answer(&answer) }))
+    }
+
+    async fn offer_snapshot(
+        &self,
+        request: Request<pb::SnapshotOffer>,
+    ) -> Result<Response<Self::OfferSnapshotStream>, Status> {
+        let (running, from) = self.admit(&request)?;
+        let receiver = Receiver {
+            raft: running.raft.clone(),
+            store: self.node.store().clone(),
+            identity: running.identity,
+            channels: self.node.channels().clone(),
+            catch_ups: running.catch_ups.clone(),
+            from,
+        };
+        let (progress, told) = mpsc::channel(4);
+        let stopping = self.node.stopping().clone();
+        self.node.tasks().spawn(until(stopping, receiver.receive(request.into_inner(), progress)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
+    }
+
+    async fn pull_records(
+        &self,
+        request: Request<pb::PullRequest>,
+    ) -> Result<Response<Self::PullRecordsStream>, Status> {
+        self.admit(&request)?;
+        let (chunks, sent) = mpsc::channel(2);
+        let stopping = self.node.stopping().clone();
+        self.node.tasks().spawn(until(stopping, send_records(self.node.store().clone(), request.into_inner(), chunks)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(sent))))
+    }
+}
+
+/// One request of a leader; `None` ends the stream.
+fn read_append(request: Result<pb::AppendRequest, Status>, from: u64) -> Option<AppendEntriesRequest<TypeConfig>> {
+    let request = match request {
+        Ok(request) => request,
+        Err(status) => {
+            tracing::debug!(from, %status, "the stream of a leader broke off");
+            return None;
+        }
+    };
+    match codec::decode_append(&request.header, request.entries) {
+        Ok(request) => Some(request),
+        Err(error) => {
+            tracing::error!(from, %error, "a request of a leader could not be read");
+            None
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Coordination for NodeServices {
+    type ForwardStream = Answers<pb::ForwardReply>;
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<pb::ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let (running, _) = self.admit(&request)?;
+        let proposer = running.proposer.clone();
+        let mut commands = request.into_inner();
+        let (replies, answers) = mpsc::channel(256);
+        self.node.tasks().spawn(until(self.node.stopping().clone(), async move {
+            let mut under_way = FuturesUnordered::new();
+            loop {
+                tokio::select! {
+                    Some(reply) = under_way.next() => {
+                        if replies.send(Ok(reply)).await.is_err() {
+                            return;
+                        }
+                    }
+                    // One hop only: a node that does not lead answers so.
+                    command = commands.message(), if under_way.len() < FORWARDED => match command {
+                        Ok(Some(command)) => {
+                            let proposer = proposer.clone();
+                            under_way.push(async move {
+                                let deadline = Instant::now() + Duration::from_millis(u64::from(command.timeout_ms));
+                                write_answer(command.id, proposer.append(command.command, Kind::Append, deadline).await)
+                            });
+                        }
+                        // The other node is gone, and nobody waits any more.
+                        Ok(None) | Err(_) => return,
+                    },
+                    () = replies.closed() => return,
+                }
+            }
+        }));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
+        let (running, _) = self.admit(&request)?;
+        match running.leader_reads.get().await {
+            Ok(applied) => Ok(Response::new(pb::ReadIndexReply { applied })),
+            Err(error @ BarrierError::NotLeader { .. }) => Err(Status::failed_precondition(error.to_string())),
+            Err(error @ (BarrierError::NoLeader | BarrierError::TimedOut | BarrierError::ShuttingDown)) => {
+                Err(Status::unavailable(error.to_string()))
+            }
+        }
+    }
+
+    async fn probe(&self, _: Request<pb::ProbeRequest>) -> Result<Response<pb::ProbeReply>, Status> {
+        Ok(Response::new(self.node.probe()))
+    }
+
+    async fn adopt(&self, request: Request<pb::AdoptRequest>) -> Result<Response<pb::AdoptReply>, Status> {
+        let request = request.into_inner();
+        let cluster =
+            Uuid::from_slice(&request.cluster).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let incarnation =
+            self.node.adopt(cluster, request.node, &request.address).await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(pb::AdoptReply { incarnation: incarnation.as_bytes().to_vec().into() }))
+    }
+
+    async fn administer(&self, request: Request<pb::AdminRequest>) -> Result<Response<pb::AdminReply>, Status> {
+        let (running, _) = self.admit(&request)?;
+        let request = request.into_inner();
+        let deadline = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms));
+        let request = admin::read_request(request).ok_or_else(|| Status::invalid_argument("an empty request"))?;
+        Ok(Response::new(admin::write_reply(running.admin.carry_out(request, deadline).await)))
+    }
+
+    async fn retire(&self, request: Request<pb::RetireRequest>) -> Result<Response<pb::RetireReply>, Status> {
+        let (running, from) = self.admit(&request)?;
+        tracing::warn!(from, "this node was told that it was removed from its cluster");
+        running.removed.send_replace(true);
+        Ok(Response::new(pb::RetireReply {}))
+    }
+}

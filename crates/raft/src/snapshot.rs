@@ -1,0 +1,313 @@
+//! Catching up a follower that the log no longer reaches.
+//!
+//! A snapshot holds no data: it is a log id, the membership there, and the
+//! position of the newest event there. The committed history is the same on
+//! every node, so a follower needs only the records after its own position.
+//! It pulls them from the leader into a second state beside the one it serves
+//! ([`annals_store::CatchUp`]), and when the consensus library agrees, the
+//! second state takes the first one's place in one step.
+//!
+//! The leader keeps the log from the offered entry on while a transfer is
+//! under way and for a while after it, so that the follower can go on with the
+//! log where the snapshot ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use annals_core::Position;
+use annals_proto::annals::internal::v1 as pb;
+use annals_store::{CatchUp, Direction, PageLimit, Store};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::codec;
+use crate::identity::Identity;
+use crate::network::{Channels, Purpose};
+use crate::state_machine::Snapshot;
+use crate::types::{NodeInfo, Raft};
+
+/// Records and bytes in one chunk of a pull.
+const CHUNK: PageLimit = PageLimit { records: 10_000, bytes: 1024 * 1024 };
+
+/// How long a pull may be silent.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Pulls in a row that may fail without a single record arriving.
+const ATTEMPTS: u32 = 10;
+
+/// How long the log is kept for a follower after its transfer: it still has to
+/// ask for what comes next.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// What travels with a snapshot inside one process.
+pub(crate) enum SnapshotData {
+    /// What a node has: everything up to `position` is in its store.
+    Pointer { position: u64, residue: Bytes },
+    /// What a follower has pulled, ready to take its state's place.
+    Pulled { catch_up: Box<CatchUp>, position: u64, residue: Bytes },
+}
+
+/// Transfers that this node's log must be kept for.
+#[derive(Default)]
+pub(crate) struct Transfers {
+    state: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    last_id: u64,
+    transfers: BTreeMap<u64, Line>,
+}
+
+struct Line {
+    /// The highest entry that the snapshot includes.
+    included: u64,
+    /// When it ended, if it has.
+    ended: Option<Instant>,
+}
+
+/// A transfer that a follower has accepted. Dropped, it is over.
+pub(crate) struct Transfer {
+    transfers: Arc<Transfers>,
+    id: u64,
+}
+
+impl Transfers {
+    /// A transfer of a snapshot that includes entries up to `included` begins.
+    /// Not before the follower has accepted it: attempts to reach a dead one
+    /// must not keep the log.
+    pub(crate) fn begin(self: &Arc<Self>, included: u64) -> Transfer {
+        let mut book = self.state.lock();
+        book.last_id += 1;
+        let id = book.last_id;
+        book.transfers.insert(id, Line { included, ended: None });
+        Transfer { transfers: self.clone(), id }
+    }
+
+    /// The highest entry that may be purged, none where no transfer limits it.
+    pub(crate) fn limit(&self) -> Option<u64> {
+        let mut book = self.state.lock();
+        book.transfers.retain(|_, line| line.ended.is_none_or(|ended| ended.elapsed() < GRACE));
+        book.transfers.values().map(|line| line.included).min()
+    }
+}
+
+impl Transfer {
+    /// The follower has installed it, and will ask for what follows.
+    pub(crate) fn succeeded(self) {
+        if let Some(line) = self.transfers.state.lock().transfers.get_mut(&self.id) {
+            line.ended = Some(Instant::now());
+        }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        let mut book = self.transfers.state.lock();
+        if book.transfers.get(&self.id).is_some_and(|line| line.ended.is_none()) {
+            book.transfers.remove(&self.id);
+        }
+    }
+}
+
+/// Catch-ups of this node: one at a time, the newest offer wins.
+pub(crate) struct CatchUps {
+    current: Mutex<CancellationToken>,
+    turn: Semaphore,
+}
+
+impl Default for CatchUps {
+    fn default() -> Self {
+        CatchUps { current: Mutex::default(), turn: Semaphore::new(1) }
+    }
+}
+
+/// What a catch-up needs.
+pub(crate) struct Receiver {
+    pub(crate) raft: Raft,
+    pub(crate) store: Store,
+    pub(crate) identity: Identity,
+    pub(crate) channels: Arc<Channels>,
+    pub(crate) catch_ups: Arc<CatchUps>,
+    pub(crate) from: u64,
+}
+
+impl Receiver {
+    /// Pulls what the offer says and installs it, telling its progress. Ends
+    /// early when nobody listens any more or a newer offer comes in.
+    pub(crate) async fn receive(
+        self,
+        offer: pb::SnapshotOffer,
+        progress: mpsc::Sender<Result<pb::SnapshotProgress, Status>>,
+    ) {
+        let mine = CancellationToken::new();
+        std::mem::replace(&mut *self.catch_ups.current.lock(), mine.clone()).cancel();
+        let result = tokio::select! {
+            result = self.run(offer, &progress) => result,
+            () = mine.cancelled() => Err(Status::aborted("a newer snapshot was offered")),
+            () = progress.closed() => return,
+        };
+        if let Err(status) = result {
+            tracing::warn!(%status, "a catch-up ended without success");
+            let _ = progress.send(Err(status)).await;
+        }
+    }
+
+    async fn run(
+        &self,
+        offer: pb::SnapshotOffer,
+        progress: &mpsc::Sender<Result<pb::SnapshotProgress, Status>>,
+    ) -> Result<(), Status> {
+        let invalid = |error: codec::CodecError| Status::invalid_argument(error.to_string());
+        let vote = codec::decode_vote(&offer.vote).map_err(invalid)?;
+        let meta = codec::decode_snapshot_meta(&offer.meta).map_err(invalid)?;
+        let _turn = self.catch_ups.turn.acquire().await.expect("never closed");
+
+        let store = self.store.clone();
+        let catch_up = blocking(move || store.begin_catch_up()).await?;
+        tracing::info!(from = self.from, after = %catch_up.position(), through = offer.position, "catching up");
+        let catch_up = self.pull(catch_up, &offer, progress).await?;
+
+        let data =
+            SnapshotData::Pulled { catch_up: Box::new(catch_up), position: offer.position, residue: offer.residue };
+        let answer = self
+            .raft
+            .install_full_snapshot(vote, Snapshot { meta, snapshot: data })
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        tracing::info!(position = offer.position, "caught up");
+        let last = pb::SnapshotProgress { position: offer.position, result: codec::encode_vote(&answer.vote) };
+        let _ = progress.send(Ok(last)).await;
+        Ok(())
+    }
+
+    async fn pull(
+        &self,
+        mut catch_up: CatchUp,
+        offer: &pb::SnapshotOffer,
+        progress: &mpsc::Sender<Result<pb::SnapshotProgress, Status>>,
+    ) -> Result<CatchUp, Status> {
+        let mut failures = 0;
+        while catch_up.position().get() < offer.position {
+            let before = catch_up.position();
+            let (back, failure) = self.pull_once(catch_up, offer, progress).await?;
+            catch_up = back;
+            let Some(status) = failure else { continue };
+            failures = if catch_up.position() > before { 1 } else { failures + 1 };
+            if failures >= ATTEMPTS {
+                return Err(status);
+            }
+            tracing::debug!(%status, position = %catch_up.position(), "a pull broke off");
+            tokio::time::sleep(Duration::from_millis(100) * failures).await;
+        }
+        Ok(catch_up)
+    }
+
+    /// One stream of records. A failure of the connection comes back with the
+    /// catch-up, which can go on; one of the records ends it.
+    async fn pull_once(
+        &self,
+        mut catch_up: CatchUp,
+        offer: &pb::SnapshotOffer,
+        progress: &mpsc::Sender<Result<pb::SnapshotProgress, Status>>,
+    ) -> Result<(CatchUp, Option<Status>), Status> {
+        let request = pb::PullRequest { after: catch_up.position().get(), through: offer.position };
+        let mut client = self.channels.replication(&offer.address, Purpose::Snapshots)?;
+        let request = self.identity.sign(self.from, &NodeInfo::default(), request);
+        let mut chunks = match tokio::time::timeout(SILENCE, client.pull_records(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return Ok((catch_up, Some(status))),
+            Err(_) => return Ok((catch_up, Some(Status::deadline_exceeded("the pull was not answered")))),
+        };
+        loop {
+            let chunk = match tokio::time::timeout(SILENCE, chunks.message()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None)) => return Ok((catch_up, None)),
+                Ok(Err(status)) => return Ok((catch_up, Some(status))),
+                Err(_) => return Ok((catch_up, Some(Status::deadline_exceeded("the pull fell silent")))),
+            };
+            catch_up = blocking(move || catch_up.ingest(chunk.records).map(|()| catch_up)).await?;
+            let told = pb::SnapshotProgress { position: catch_up.position().get(), result: Bytes::new() };
+            if progress.send(Ok(told)).await.is_err() {
+                return Err(Status::cancelled("nobody waits for this catch-up any more"));
+            }
+        }
+    }
+}
+
+/// Sends the records of `(after, through]` until nobody listens.
+pub(crate) async fn send_records(
+    store: Store,
+    request: pb::PullRequest,
+    chunks: mpsc::Sender<Result<pb::RecordChunk, Status>>,
+) {
+    let mut next = Position::new(request.after).next();
+    while next.get() <= request.through {
+        let reader = store.clone();
+        let page = blocking(move || reader.read_all(next, Direction::Forward, CHUNK)).await;
+        let chunk = page.and_then(|records| {
+            let records: Vec<_> = records.iter().filter(|record| record.position().get() <= request.through).collect();
+            let last = records.last().ok_or_else(|| Status::out_of_range(format!("there is no record {next}")))?;
+            let following = last.position().next();
+            Ok((
+                following,
+                pb::RecordChunk { records: records.iter().map(|record| record.encoded().clone()).collect() },
+            ))
+        });
+        match chunk {
+            Ok((following, chunk)) => {
+                next = following;
+                if chunks.send(Ok(chunk)).await.is_err() {
+                    return;
+                }
+            }
+            Err(status) => {
+                let _ = chunks.send(Err(status)).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Runs what blocks off the runtime's threads.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Status>
+where
+    T: Send + 'static,
+    E: std::error::Error + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+            Err(Status::internal(format!("{error}{source}")))
+        }
+        Err(error) => Err(Status::internal(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_kept_for_the_transfer_that_reaches_back_furthest() {
+        let transfers = Arc::new(Transfers::default());
+        assert_eq!(transfers.limit(), None);
+        let early = transfers.begin(10);
+        let _late = transfers.begin(20);
+        assert_eq!(transfers.limit(), Some(10));
+        early.succeeded();
+        assert_eq!(transfers.limit(), Some(10), "a follower that just caught up still needs what follows");
+    }
+
+    #[test]
+    fn a_transfer_that_failed_keeps_nothing() {
+        let transfers = Arc::new(Transfers::default());
+        drop(transfers.begin(10));
+        assert_eq!(transfers.limit(), None);
+    }
+}

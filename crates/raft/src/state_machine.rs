@@ -1,0 +1,242 @@
+//! The event store as the consensus library's state machine.
+//!
+//! Committed entries are applied in order by one task. The store's mark moves
+//! with each entry's effects in the same write, so an entry is applied once,
+//! whatever crashes in between; what was applied but not flushed is applied
+//! again from the log at the next start.
+//!
+//! Applying cannot fail and go on: replicas would differ. Whatever goes wrong
+//! here ends the process.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use annals_core::{Batch, Outcome};
+use annals_store::{Mark, Store};
+use futures::stream::{Stream, StreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, alias};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::codec;
+use crate::flusher::stop_process;
+use crate::log_store::LogStore;
+use crate::observer::Observer;
+use crate::snapshot::SnapshotData;
+use crate::types::{Applied, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// Entries that are applied before the next look at the queue.
+const CHUNK: usize = 64;
+
+pub(crate) type Snapshot = alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// The state machine. Clones share it; only one of them applies.
+#[derive(Clone)]
+pub(crate) struct StateMachine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    me: u64,
+    store: Store,
+    log: LogStore,
+    observer: Arc<dyn Observer>,
+    membership: Mutex<StoredMembership>,
+    /// How many entries are applied: the next index. (Indexes begin at 0.)
+    applied: watch::Sender<u64>,
+    applied_bytes: AtomicU64,
+    /// Set when this node's removal from the membership is applied.
+    removed: watch::Sender<bool>,
+}
+
+impl StateMachine {
+    /// The state machine over a store that was opened, of node `me`.
+    ///
+    /// # Errors
+    /// Where the store's mark cannot be read.
+    pub(crate) fn new(
+        me: u64,
+        store: Store,
+        log: LogStore,
+        observer: Arc<dyn Observer>,
+        removed: watch::Sender<bool>,
+    ) -> io::Result<Self> {
+        let (applied, membership) = match store.mark() {
+            Some(mark) => {
+                let (applied, membership) = codec::decode_mark(&mark.opaque)?;
+                (applied.index() + 1, membership)
+            }
+            None => (0, StoredMembership::default()),
+        };
+        Ok(StateMachine {
+            shared: Arc::new(Shared {
+                me,
+                store,
+                log,
+                observer,
+                membership: Mutex::new(membership),
+                applied: watch::Sender::new(applied),
+                applied_bytes: AtomicU64::new(0),
+                removed,
+            }),
+        })
+    }
+
+    /// Tells how many entries are applied.
+    pub(crate) fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.subscribe()
+    }
+
+    /// Bytes of all batches applied since the start.
+    pub(crate) fn applied_bytes(&self) -> u64 {
+        self.shared.applied_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn apply(&self, entry: Entry) -> Vec<Outcome> {
+        let log_id = entry.log_id;
+        let batch = match entry.payload {
+            EntryPayload::Blank => None,
+            EntryPayload::Normal(proposal) => {
+                self.applied_bytes.fetch_add(proposal.0.len() as u64, Ordering::Relaxed);
+                match Batch::decode(proposal.0) {
+                    Ok(batch) => Some(batch),
+                    Err(error) => stop_process(&format!("committed entry {} is no batch", log_id.index()), &error),
+                }
+            }
+            EntryPayload::Membership(membership) => {
+                let stored = StoredMembership::new(Some(log_id), membership);
+                let before = std::mem::replace(&mut *self.membership.lock(), stored);
+                let is_member = |membership: &StoredMembership| membership.get_node(&self.me).is_some();
+                if is_member(&before) && !is_member(&self.membership.lock()) {
+                    self.removed.send_replace(true);
+                }
+                None
+            }
+        };
+        let opaque = codec::encode_mark(&log_id, &self.membership.lock());
+        let events = batch.as_ref().map_or(0, events);
+        let started = Instant::now();
+        match self.store.apply(Mark { index: log_id.index(), opaque }, batch) {
+            Ok(outcomes) => {
+                if events > 0 {
+                    self.observer.applied(started.elapsed(), events);
+                }
+                self.applied.send_replace(log_id.index() + 1);
+                outcomes
+            }
+            Err(error) => stop_process(&format!("entry {} could not be applied", log_id.index()), &error),
+        }
+    }
+
+    /// What a crash would leave, kept as the current snapshot.
+    fn durable(&self) -> io::Result<(SnapshotMeta, u64, bytes::Bytes)> {
+        let durable = match self.store.durable().map_err(io::Error::other)? {
+            Some(durable) => durable,
+            None => {
+                self.store.flush().map_err(io::Error::other)?;
+                self.store
+                    .durable()
+                    .map_err(io::Error::other)?
+                    .ok_or_else(|| io::Error::other("nothing was applied yet, so there is no snapshot"))?
+            }
+        };
+        let (applied, membership) = codec::decode_mark(&durable.mark.opaque)?;
+        let meta = SnapshotMeta { last_log_id: Some(applied), last_membership: membership };
+        Ok((meta, durable.position.get(), durable.residue))
+    }
+}
+
+fn events(batch: &Batch) -> usize {
+    batch
+        .commands
+        .iter()
+        .map(|command| match command {
+            annals_core::Command::Append(append) => append.events.len(),
+            annals_core::Command::Delete { .. } | annals_core::Command::Tombstone { .. } => 1,
+            annals_core::Command::AllocateNode { .. } => 0,
+        })
+        .sum()
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = StateMachine;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        match self.shared.store.mark() {
+            Some(mark) => {
+                let (applied, membership) = codec::decode_mark(&mark.opaque)?;
+                Ok((Some(applied), membership))
+            }
+            None => Ok((None, StoredMembership::default())),
+        }
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut chunks = entries.ready_chunks(CHUNK);
+        while let Some(chunk) = chunks.next().await {
+            let chunk: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)> =
+                chunk.into_iter().collect::<Result<_, _>>()?;
+            let shared = self.shared.clone();
+            // The store blocks; the runtime's threads must not.
+            let apply = move || {
+                for (entry, responder) in chunk {
+                    let outcomes = shared.apply(entry);
+                    if let Some(responder) = responder {
+                        responder.send(Applied(outcomes));
+                    }
+                }
+            };
+            tokio::task::spawn_blocking(apply).await.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> StateMachine {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        let SnapshotData::Pulled { catch_up, position, residue } = data else {
+            return Err(io::Error::other(
+                "the snapshot holds no data: the state is older than the snapshot that was made of it",
+            ));
+        };
+        let last = meta.last_log_id.ok_or_else(|| io::Error::other("the snapshot includes no entry"))?;
+        let encoded = codec::encode_snapshot(meta, position, &residue);
+        let mark = Mark { index: last.index(), opaque: codec::encode_mark(&last, &meta.last_membership) };
+        let finish = move || catch_up.finish(mark, &residue);
+        tokio::task::spawn_blocking(finish).await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+
+        self.shared.log.save_snapshot(encoded).await?;
+        *self.shared.membership.lock() = meta.last_membership.clone();
+        self.shared.applied.send_replace(last.index() + 1);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let Some(encoded) = self.shared.log.snapshot() else { return Ok(None) };
+        let (meta, position, residue) = codec::decode_snapshot(&encoded)?;
+        Ok(Some(Snapshot { meta, snapshot: SnapshotData::Pointer { position, residue } }))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let shared = self.shared.clone();
+        let (meta, position, residue) =
+            tokio::task::spawn_blocking(move || shared.durable()).await.map_err(io::Error::other)??;
+        self.shared.log.save_snapshot(codec::encode_snapshot(&meta, position, &residue)).await?;
+        Ok(Snapshot { meta, snapshot: SnapshotData::Pointer { position, residue } })
+    }
+}

@@ -1,0 +1,66 @@
+//! What the consensus library is told to work with.
+//!
+//! Its types appear in this crate only, and in no encoding: what goes to disk
+//! or to a peer is written by [`crate::codec`].
+
+use std::fmt;
+
+use annals_core::Outcome;
+use bytes::Bytes;
+use openraft::alias;
+use serde::{Deserialize, Serialize};
+
+openraft::declare_raft_types!(
+    /// The node's choice of types.
+    pub(crate) TypeConfig:
+        D = Proposal,
+        R = Applied,
+        Node = NodeInfo,
+);
+
+pub(crate) type LeaderId = alias::LeaderIdOf<TypeConfig>;
+pub(crate) type LogId = alias::LogIdOf<TypeConfig>;
+pub(crate) type Vote = alias::VoteOf<TypeConfig>;
+pub(crate) type Entry = alias::EntryOf<TypeConfig>;
+pub(crate) type Membership = openraft::Membership<u64, NodeInfo>;
+pub(crate) type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
+pub(crate) type Raft = openraft::Raft<TypeConfig, crate::state_machine::StateMachine>;
+pub(crate) type Metrics = openraft::RaftMetrics<TypeConfig>;
+
+/// What is proposed: an encoded [`annals_core::Batch`], opaque to everything
+/// but `apply`.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Proposal(pub(crate) Bytes);
+
+impl fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// What comes back: one outcome for each command of the batch, none for
+/// entries that are not batches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Applied(pub(crate) Vec<Outcome>);
+
+/// What the replicated membership says of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeInfo {
+    /// Its `host:port`.
+    pub(crate) address: String,
+    /// The one data directory that may speak for it. A node whose disk was
+    /// wiped or swapped has another one, and nobody listens to it.
+    pub(crate) incarnation: [u8; 16],
+}
+
+/// Index of an optional log id, 0 where there is none.
+pub(crate) fn index_of(log_id: Option<&LogId>) -> u64 {
+    log_id.map_or(0, |log_id| log_id.index())
+}

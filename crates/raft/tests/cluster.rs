@@ -1,0 +1,362 @@
+//! Three nodes over real sockets: nothing acknowledged is lost, repeated or
+//! reordered, whoever leads.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use annals_core::{Command, Expected, Outcome};
+use annals_proto::annals::internal::v1 as pb;
+use annals_proto::annals::internal::v1::coordination_client::CoordinationClient;
+use annals_raft::{AdminRequest, AppendError, BarrierError, Role, Route};
+use support::{Cluster, Server, eventually, position};
+
+#[test]
+fn three_empty_nodes_form_one_cluster_and_take_appends_anywhere() {
+    let cluster = Cluster::start(3, |_| {});
+    for round in 0..5 {
+        for place in 0..3 {
+            let outcome = cluster.server(place).append("orders-1", 1).expect("appended");
+            assert_eq!(position(&outcome), round * 3 + place as u64 + 1);
+            // A linearizable read anywhere sees it at once.
+            for reader in 0..3 {
+                cluster.server(reader).barrier().expect("confirmed");
+                assert!(cluster.server(reader).tail() >= position(&outcome));
+            }
+        }
+    }
+    cluster.assert_equal();
+    let clusters: BTreeSet<_> = cluster.running().map(|server| server.status().cluster).collect();
+    assert_eq!(clusters.len(), 1);
+    let ids: Vec<_> = cluster.running().map(|server| server.status().node).collect();
+    assert_eq!(ids, [1, 2, 3]);
+}
+
+#[test]
+fn only_the_leader_takes_an_append_that_demands_the_leader() {
+    let cluster = Cluster::start(3, |_| {});
+    let leader = cluster.await_leader();
+    let follower = cluster.a_follower();
+    let refused =
+        cluster.server(follower).append_as("a-1", 1, Expected::Any, Route::LeaderOnly, Duration::from_secs(5));
+    let address = cluster.addresses[leader].clone();
+    assert_eq!(refused, Err(AppendError::NotLeader { leader: Some((leader as u64 + 1, address)) }));
+    cluster
+        .server(leader)
+        .append_as("a-1", 1, Expected::Any, Route::LeaderOnly, Duration::from_secs(5))
+        .expect("appended");
+}
+
+#[test]
+fn a_refusal_comes_back_through_a_follower_as_an_outcome() {
+    let cluster = Cluster::start(3, |_| {});
+    let follower = cluster.server(cluster.a_follower());
+    follower.append("orders-1", 1).expect("appended");
+    let refused =
+        follower.append_as("orders-1", 1, Expected::NoStream, Route::Forward, Duration::from_secs(5)).expect("decided");
+    assert!(matches!(refused, Outcome::Refused(_)), "{refused:?}");
+}
+
+#[test]
+fn appends_go_on_within_seconds_when_the_leader_is_killed_and_nothing_is_lost() {
+    // The product's own timing, not the tests'.
+    let mut cluster = Cluster::start(3, |config| {
+        config.heartbeat = Duration::from_millis(250);
+        config.election_min = Duration::from_millis(1_000);
+        config.election_max = Duration::from_millis(2_000);
+    });
+    let mut acknowledged = Vec::new();
+    for round in 0..2 {
+        for _ in 0..20 {
+            acknowledged.push(position(&cluster.server(cluster.a_follower()).append("orders-1", 1).expect("appended")));
+        }
+        let leader = cluster.await_leader();
+        let killed = Instant::now();
+        cluster.kill(leader);
+        let survivor = cluster.servers.iter().flatten().next().expect("two run");
+        acknowledged.push(position(&survivor.append("orders-1", 1).expect("appended")));
+        let took = killed.elapsed();
+        println!("round {round}: appends went on after {took:?}");
+        assert!(took < Duration::from_secs(6), "appends went on only after {took:?}");
+        cluster.start_node(leader);
+        cluster.await_leader();
+    }
+    let tail = *acknowledged.last().expect("some");
+    eventually("all have all", || cluster.running().all(|server| server.tail() >= tail));
+    let expected: Vec<u64> = (1..=acknowledged.len() as u64).collect();
+    assert_eq!(acknowledged, expected);
+    cluster.assert_equal();
+}
+
+#[test]
+fn under_load_and_leader_kills_every_acknowledged_event_is_there_once() {
+    let mut cluster = Cluster::start(3, |_| {});
+    let addresses = cluster.addresses.clone();
+    assert_eq!(addresses.len(), 3);
+    let stop = AtomicBool::new(false);
+    let mut acknowledged: Vec<u64> = Vec::new();
+    for _ in 0..3 {
+        let leader = cluster.await_leader();
+        let others: Vec<&Server> = (0..3).filter(|place| *place != leader).map(|place| cluster.server(place)).collect();
+        stop.store(false, Ordering::SeqCst);
+        let (stop, positions) = (&stop, std::sync::Mutex::new(Vec::new()));
+        let victim = cluster.server(leader);
+        std::thread::scope(|scope| {
+            for (number, server) in others.iter().enumerate() {
+                for client in 0..4 {
+                    let positions = &positions;
+                    scope.spawn(move || {
+                        let stream = format!("load-{number}{client}");
+                        while !stop.load(Ordering::SeqCst) {
+                            match server.append(&stream, 3) {
+                                Ok(outcome) => positions.lock().expect("no panic").push(position(&outcome)),
+                                // May or may not be there.
+                                Err(AppendError::Unknown(_)) => {}
+                                Err(error) => panic!("neither done nor unknown: {error}"),
+                            }
+                        }
+                    });
+                }
+            }
+            std::thread::sleep(Duration::from_millis(500));
+            // As sudden as it gets while others still borrow the cluster.
+            victim.run(async { victim.node.clone().shutdown().await });
+            std::thread::sleep(Duration::from_millis(2_500));
+            stop.store(true, Ordering::SeqCst);
+        });
+        acknowledged.extend(positions.into_inner().expect("no panic"));
+        cluster.kill(leader);
+        cluster.start_node(leader);
+    }
+    cluster.await_leader();
+    for server in cluster.running() {
+        server.barrier().expect("confirmed");
+    }
+    cluster.assert_equal();
+    let events = cluster.server(0).events();
+    let unique: BTreeSet<u64> = acknowledged.iter().copied().collect();
+    assert_eq!(unique.len(), acknowledged.len(), "no position was given twice");
+    assert!(acknowledged.len() > 100, "the load was real: {}", acknowledged.len());
+    for last in acknowledged {
+        // Three events of one append, contiguous, in one stream.
+        let group = &events[last as usize - 3..last as usize];
+        assert!(group.iter().all(|(_, stream, _)| *stream == group[0].1), "{group:?}");
+    }
+    let ids: BTreeSet<_> = events.iter().map(|(_, _, id)| *id).collect();
+    assert_eq!(ids.len(), events.len(), "no event is there twice");
+}
+
+#[test]
+fn without_a_quorum_nothing_is_acknowledged_and_no_read_is_confirmed() {
+    let mut cluster = Cluster::start(3, |_| {});
+    cluster.server(0).append("a-1", 1).expect("appended");
+    let leader = cluster.await_leader();
+    for place in (0..3).filter(|place| *place != leader) {
+        cluster.kill(place);
+    }
+    let server = cluster.server(leader);
+    let result = server.append_as("a-1", 1, Expected::Any, Route::Forward, Duration::from_secs(3));
+    assert!(result.is_err(), "{result:?}");
+    std::thread::sleep(Duration::from_secs(2));
+    // Once it knows that it lost its quorum, it refuses instead of not knowing.
+    let result = server.append_as("a-1", 1, Expected::Any, Route::Forward, Duration::from_secs(1));
+    assert!(matches!(result, Err(AppendError::NotReady(_))), "{result:?}");
+    let read = server.run(server.node.read_barrier(Instant::now() + Duration::from_secs(2)));
+    assert!(matches!(read, Err(BarrierError::NoLeader | BarrierError::TimedOut)), "{read:?}");
+}
+
+#[test]
+fn a_command_that_was_already_carried_out_is_answered_the_same_again() {
+    let cluster = Cluster::start(3, |_| {});
+    let command = support::command("orders-1", 2, Expected::Any);
+    let deadline = || Instant::now() + Duration::from_secs(10);
+    let append = |place: usize, command: Command| {
+        let server = cluster.server(place);
+        server.run(server.node.append(command, Route::Forward, deadline())).expect("decided")
+    };
+    let first = append(0, command.clone());
+    let again = append(1, command);
+    assert_eq!(position(&first), position(&again));
+    assert!(matches!(again, Outcome::Appended(appended) if appended.repeated));
+}
+
+#[test]
+fn leadership_can_be_handed_over_and_a_clean_stop_hands_it_over() {
+    let mut cluster = Cluster::start(3, |_| {});
+    let leader = cluster.await_leader();
+    let to = cluster.a_follower() as u64 + 1;
+    let node = cluster.server(cluster.a_follower()).administer(AdminRequest::TransferLeadership { to: Some(to) });
+    assert_eq!(node, Ok(to));
+    eventually("the other leads", || cluster.leader() == Some(to as usize - 1));
+    cluster.server(leader).append("a-1", 1).expect("appended");
+
+    let leader = cluster.await_leader();
+    cluster.stop(leader);
+    let stopped = Instant::now();
+    cluster.server(cluster.a_follower()).append("a-1", 1).expect("appended");
+    assert!(
+        stopped.elapsed() < Duration::from_millis(900),
+        "no election had to be waited for: {:?}",
+        stopped.elapsed()
+    );
+}
+
+#[test]
+fn a_follower_that_the_log_no_longer_reaches_catches_up_with_records() {
+    let mut cluster = Cluster::start(3, |config| {
+        config.log_keep_entries = 10;
+        config.flush_entries = 50;
+    });
+    for _ in 0..20 {
+        cluster.server(0).append("before-1", 1).expect("appended");
+    }
+    let away = cluster.a_follower();
+    cluster.kill(away);
+    let leader = cluster.await_leader();
+    for _ in 0..400 {
+        cluster.server(leader).append("meanwhile-1", 2).expect("appended");
+    }
+    let reached = cluster.server(leader).status().last_log;
+    eventually("the log is purged", || {
+        // A purge that a dead follower held up is taken up again with the
+        // next entries.
+        cluster.server(leader).append("meanwhile-2", 1).expect("appended");
+        cluster.server(leader).status().purged + 100 > reached
+    });
+
+    cluster.start_node(away);
+    eventually("it has everything", || cluster.server(away).tail() == cluster.server(leader).tail());
+    cluster.assert_equal();
+    // And it goes on with the log from there.
+    cluster.server(away).append("after-1", 1).expect("appended");
+    cluster.assert_equal();
+    assert!(cluster.server(away).status().snapshot > 0);
+
+    // What it pulled is its own: also after a crash.
+    cluster.kill(away);
+    cluster.start_node(away);
+    cluster.server(away).barrier().expect("confirmed");
+    cluster.assert_equal();
+}
+
+#[test]
+fn an_empty_node_is_added_promoted_and_then_decides_with_the_others() {
+    let mut cluster = Cluster::start(3, |config| {
+        config.log_keep_entries = 10;
+        config.flush_entries = 50;
+    });
+    for _ in 0..300 {
+        cluster.server(0).append("before-1", 1).expect("appended");
+    }
+    let leader = cluster.await_leader();
+    eventually("the log is purged", || cluster.server(leader).status().purged > 100);
+    let place = cluster.add_place();
+    let address = cluster.addresses[place].clone();
+    let asked = cluster.a_follower();
+    let id = cluster.server(asked).administer(AdminRequest::AddNode { address: address.clone() }).expect("added");
+    assert!(id >= 4, "ids of the first members are not used again: {id}");
+    let again = cluster.server(asked).administer(AdminRequest::AddNode { address });
+    assert_eq!(again, Ok(id), "adding it again changes nothing");
+    eventually("it has everything", || cluster.server(place).tail() == cluster.server(leader).tail());
+    assert_eq!(cluster.server(place).status().role, Role::Learner);
+    cluster.server(asked).administer(AdminRequest::Promote { node: id }).expect("promoted");
+    eventually("it votes", || cluster.server(place).status().role == Role::Follower);
+
+    // Four voters: any three decide.
+    let away = cluster.a_follower();
+    cluster.kill(away);
+    cluster.server(place).append("after-1", 1).expect("appended");
+    cluster.start_node(away);
+    cluster.assert_equal();
+}
+
+#[test]
+fn a_removed_node_takes_no_part_any_more_and_its_id_is_gone() {
+    let mut cluster = Cluster::start(3, |_| {});
+    cluster.server(0).append("a-1", 1).expect("appended");
+    let removed = cluster.a_follower();
+    let id = removed as u64 + 1;
+    let leader = cluster.await_leader();
+    cluster.server(leader).administer(AdminRequest::Remove { node: id }).expect("removed");
+    eventually("it knows", || cluster.server(removed).status().phase == annals_raft::Phase::Removed);
+    cluster.server(leader).append("a-1", 1).expect("appended");
+    assert!(cluster.server(leader).status().members.iter().all(|member| member.id != id));
+
+    // It remembers.
+    cluster.stop(removed);
+    cluster.start_node(removed);
+    assert_eq!(cluster.server(removed).status().phase, annals_raft::Phase::Removed);
+    let address = cluster.addresses[removed].clone();
+    let refused = cluster.server(leader).administer(AdminRequest::AddNode { address: address.clone() });
+    assert!(refused.is_err(), "not with its old data: {refused:?}");
+
+    // With an empty directory it comes back under a new id.
+    cluster.stop(removed);
+    cluster.dirs[removed] = tempfile::tempdir().expect("a directory");
+    cluster.start_node(removed);
+    let new = cluster.server(leader).administer(AdminRequest::AddNode { address }).expect("added");
+    assert!(new > 3, "{new}");
+    eventually("it has everything", || cluster.server(removed).tail() == cluster.server(leader).tail());
+}
+
+#[test]
+fn a_node_that_was_removed_while_it_was_away_learns_of_it() {
+    let mut cluster = Cluster::start(3, |_| {});
+    let removed = cluster.a_follower();
+    cluster.kill(removed);
+    let leader = cluster.await_leader();
+    cluster.server(leader).administer(AdminRequest::Remove { node: removed as u64 + 1 }).expect("removed");
+    let term = cluster.server(leader).status().term;
+    cluster.start_node(removed);
+    eventually("it knows", || cluster.server(removed).status().phase == annals_raft::Phase::Removed);
+    assert_eq!(cluster.server(leader).status().term, term, "it disturbed nobody");
+}
+
+#[test]
+fn a_node_whose_disk_was_wiped_is_not_listened_to_under_its_old_id() {
+    let mut cluster = Cluster::start(3, |_| {});
+    for _ in 0..10 {
+        cluster.server(0).append("a-1", 1).expect("appended");
+    }
+    let wiped = cluster.a_follower();
+    cluster.kill(wiped);
+    cluster.dirs[wiped] = tempfile::tempdir().expect("a directory");
+    cluster.start_node(wiped);
+    assert_eq!(cluster.server(wiped).status().node, 0, "it has no identity");
+
+    // Even if somebody gives it back its old id: the directory is another one.
+    let leader = cluster.await_leader();
+    let id = cluster.server(leader).status().cluster.expect("formed");
+    let address = cluster.addresses[wiped].clone();
+    cluster.server(leader).run(async {
+        let mut client = CoordinationClient::connect(format!("http://{address}")).await.expect("it listens");
+        let adopt = pb::AdoptRequest { cluster: id.as_bytes().to_vec().into(), node: wiped as u64 + 1, address };
+        client.adopt(adopt).await.expect("it is empty, so it believes it");
+    });
+    assert_eq!(cluster.server(wiped).status().node, wiped as u64 + 1);
+    let term = cluster.server(leader).status().term;
+    for _ in 0..10 {
+        cluster.server(leader).append("a-1", 1).expect("the other two go on");
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(cluster.server(wiped).tail(), 0, "nothing reaches it");
+    assert_eq!(cluster.server(leader).status().term, term, "and it disturbs nobody");
+
+    // With the leader gone, one of two that remember cannot be outvoted by it.
+    cluster.kill(leader);
+    let other = (0..3).find(|place| *place != leader && *place != wiped).expect("three nodes");
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(cluster.leader(), None);
+    cluster.start_node(leader);
+    cluster.server(other).append("a-1", 1).expect("the two go on");
+}
+
+#[test]
+fn the_last_voter_cannot_be_removed_and_unknown_nodes_are_not_found() {
+    let cluster = Cluster::start(1, |_| {});
+    let server = cluster.server(0);
+    assert!(matches!(server.administer(AdminRequest::Remove { node: 1 }), Err(annals_raft::AdminError::Refused(_))));
+    assert!(matches!(server.administer(AdminRequest::Promote { node: 9 }), Err(annals_raft::AdminError::NotFound(_))));
+}
