@@ -1,0 +1,531 @@
+//! `annals stream`: one stream.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use annals_client::{Client, Cursor, Direction, Error, Expected, Item, NewEvent, ReadOptions, Resolved, Source};
+use annals_server::time::rfc3339;
+use anyhow::Context as _;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use uuid::Uuid;
+
+use crate::Connection;
+use crate::commands::{cursor, follow, print};
+use crate::failure::{Code, Failure};
+use crate::output::{self, Events, Format, Numbering};
+
+/// Events of one append when many come from standard input.
+const BATCH_EVENTS: usize = 500;
+/// Bytes of the same.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Streams asked for at a time.
+const LIST_PAGE: u32 = 1_000;
+
+/// Flags of `annals stream`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Append one event, or many from standard input.
+    #[command(after_help = "\
+Without --type, standard input holds one JSON object per line:
+  {\"type\": \"OrderPlaced\", \"data\": {…}, \"metadata\": {…}, \"id\": \"…\"}
+of which only the type is needed.
+
+Examples:
+  annals stream append orders-1 --type OrderPlaced --data '{\"total\": 42}'
+  annals stream append orders-1 --expect no-stream < events.ndjson")]
+    Append(Append),
+    /// Print the events of a stream.
+    #[command(after_help = "\
+Examples:
+  annals stream read orders-1
+  annals stream read '$ce-orders' --resolve-links --backwards --limit 10 -o json")]
+    Read(Read),
+    /// Print the events of a stream as they come.
+    #[command(after_help = "\
+Examples:
+  annals stream tail orders-1
+  annals stream tail '$ce-orders' --resolve-links --from start -o json")]
+    Tail {
+        /// The stream.
+        stream: String,
+        /// Where to begin: start, end, or after a revision.
+        #[arg(long, value_parser = cursor, default_value = "end")]
+        from: Cursor,
+        /// Follow links to the events they point to.
+        #[arg(long)]
+        resolve_links: bool,
+        /// Stop after this many events.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
+    /// List streams in the order of their names.
+    #[command(after_help = "\
+Examples:
+  annals stream ls
+  annals stream ls --prefix orders- --limit 20 -o json")]
+    Ls {
+        /// Only names that begin like this.
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// Only names after this one.
+        #[arg(long, default_value = "", value_name = "STREAM")]
+        after: String,
+        /// At most this many.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+        /// Also streams that begin with $.
+        #[arg(long)]
+        system: bool,
+    },
+    /// What is known of a stream.
+    #[command(after_help = "\
+Examples:
+  annals stream info orders-1
+  annals stream info orders-1 -o json")]
+    Info {
+        /// The stream.
+        stream: String,
+    },
+    /// Hide all events of a stream. It can be written again.
+    #[command(after_help = "\
+Examples:
+  annals stream delete orders-1
+  annals stream delete orders-1 --expect 41")]
+    Delete {
+        /// The stream.
+        stream: String,
+        /// The state it must be in: any, no-stream, exists, or its last revision.
+        #[arg(long, value_parser = expected, default_value = "any")]
+        expect: Expected,
+    },
+    /// End a stream for ever. It can never be written again.
+    #[command(after_help = "\
+Examples:
+  annals stream tombstone orders-1
+  annals stream tombstone orders-1 --expect 41 --yes")]
+    Tombstone {
+        /// The stream.
+        stream: String,
+        /// The state it must be in: any, no-stream, exists, or its last revision.
+        #[arg(long, value_parser = expected, default_value = "any")]
+        expect: Expected,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// The metadata of a stream.
+    Meta {
+        #[command(subcommand)]
+        command: Meta,
+    },
+}
+
+#[derive(clap::Args)]
+struct Append {
+    /// The stream.
+    stream: String,
+    /// The event's type.
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// The event's data: JSON, @FILE, or - for standard input.
+    #[arg(long, value_name = "JSON|@FILE|-", requires = "event_type", allow_hyphen_values = true)]
+    data: Option<String>,
+    /// The event's metadata: JSON, or @FILE.
+    #[arg(long, value_name = "JSON|@FILE", requires = "event_type")]
+    metadata: Option<String>,
+    /// The event's id. The same id again is not written again.
+    #[arg(long, value_name = "UUID", requires = "event_type")]
+    id: Option<Uuid>,
+    /// The data is not JSON.
+    #[arg(long, requires = "event_type")]
+    binary: bool,
+    /// The state the stream must be in: any, no-stream, exists, or its last revision.
+    #[arg(long, value_parser = expected, default_value = "any")]
+    expect: Expected,
+}
+
+#[derive(clap::Args)]
+struct Read {
+    /// The stream.
+    stream: String,
+    /// Where to begin: start, end, or a revision (inclusive).
+    #[arg(long, value_parser = cursor)]
+    from: Option<Cursor>,
+    /// Newest first.
+    #[arg(long)]
+    backwards: bool,
+    /// At most this many events.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Follow links to the events they point to.
+    #[arg(long)]
+    resolve_links: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Meta {
+    /// Print it.
+    #[command(after_help = "\
+Examples:
+  annals stream meta get orders-1
+  annals stream meta get orders-1 -o json")]
+    Get {
+        /// The stream.
+        stream: String,
+    },
+    /// Set it, whole: what is not given is gone.
+    #[command(after_help = "\
+Examples:
+  annals stream meta set orders-1 '{\"$maxCount\": 100}'
+  annals stream meta set orders-1 '{\"$maxAge\": 86400, \"owner\": \"shop\"}'")]
+    Set {
+        /// The stream.
+        stream: String,
+        /// The metadata.
+        json: String,
+        /// The state the metastream must be in: any, no-stream, exists, or its last revision.
+        #[arg(long, value_parser = expected, default_value = "any")]
+        expect: Expected,
+    },
+}
+
+/// `any`, `no-stream`, `exists` or a revision.
+fn expected(text: &str) -> Result<Expected, String> {
+    match text {
+        "any" => Ok(Expected::Any),
+        "no-stream" => Ok(Expected::NoStream),
+        "exists" => Ok(Expected::Exists),
+        revision => {
+            revision.parse().map(Expected::Exactly).map_err(|_| "write any, no-stream, exists or a revision".to_owned())
+        }
+    }
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let client = arguments.connection.client()?;
+    let format = arguments.connection.format();
+    match arguments.command {
+        Command::Append(command) => append(&client, command, format).await,
+        Command::Read(command) => read(&client, command, format).await,
+        Command::Tail { stream, from, resolve_links, limit } => {
+            let source = Source::Stream { name: stream, from, resolve_links };
+            follow(&client, source, Events::new(format, Numbering::Revision), limit).await
+        }
+        Command::Ls { prefix, after, limit, system } => ls(&client, &prefix, after, limit, system, format).await,
+        Command::Info { stream } => info(&client, &stream, format).await,
+        Command::Delete { stream, expect } => {
+            let deleted = client.delete(&stream, expect).await?;
+            written(&stream, "deleted", None, deleted.position, 0, format)
+        }
+        Command::Tombstone { stream, expect, yes } => {
+            if !yes {
+                confirm(&stream)?;
+            }
+            let ended = client.tombstone(&stream, expect).await?;
+            written(&stream, "ended for ever", None, ended.position, 0, format)
+        }
+        Command::Meta { command: Meta::Get { stream } } => match client.metadata(&stream).await? {
+            Some((_, json)) => Ok(output::line(&String::from_utf8_lossy(&json))?),
+            None => Err(Failure::new(Code::NotFound, anyhow::anyhow!("stream \"{stream}\" has no metadata"))),
+        },
+        Command::Meta { command: Meta::Set { stream, json, expect } } => {
+            serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&json)
+                .map_err(|error| Failure::usage(format!("metadata must be a JSON object: {error}")))?;
+            let done = client.set_metadata(&stream, expect, json).await?;
+            written(&stream, "metadata set", done.revision, done.position, 1, format)
+        }
+    }
+}
+
+/// Tells what a write did.
+fn written(
+    stream: &str,
+    what: &str,
+    revision: Option<u64>,
+    position: Option<u64>,
+    events: usize,
+    format: Format,
+) -> Result<(), Failure> {
+    match format {
+        Format::Json => {
+            output::json(&json!({ "stream": stream, "revision": revision, "position": position, "events": events }))?;
+        }
+        Format::Table => {
+            let revision = revision.map(|revision| format!(", revision {revision}")).unwrap_or_default();
+            let position = position.map(|position| format!(", position {position}")).unwrap_or_default();
+            output::line(&format!("{stream}: {what}{revision}{position}"))?;
+        }
+    }
+    Ok(())
+}
+
+async fn append(client: &Client, command: Append, format: Format) -> Result<(), Failure> {
+    let Some(event_type) = command.event_type else {
+        return append_lines(client, &command.stream, command.expect, format).await;
+    };
+    let data = match command.data.as_deref() {
+        None => Vec::new(),
+        Some(data) => payload(data).await?,
+    };
+    let json = !command.binary && !data.is_empty();
+    if json {
+        serde_json::from_slice::<&RawValue>(&data).map_err(|error| {
+            Failure::usage(format!("the data is not JSON ({error}); say --binary if it need not be"))
+        })?;
+    }
+    let mut event = NewEvent::new(event_type, json, data);
+    if let Some(id) = command.id {
+        event.id = id;
+    }
+    if let Some(metadata) = &command.metadata {
+        event.metadata = payload(metadata).await?.into();
+    }
+    let done = client.append(&command.stream, command.expect, vec![event]).await?;
+    written(&command.stream, "1 event", done.revision, done.position, 1, format)
+}
+
+async fn payload(text: &str) -> Result<Vec<u8>, Failure> {
+    if text == "-" {
+        let mut bytes = Vec::new();
+        tokio::io::stdin().read_to_end(&mut bytes).await?;
+        return Ok(bytes);
+    }
+    match text.strip_prefix('@') {
+        Some(file) => Ok(tokio::fs::read(file).await.with_context(|| format!("cannot read {file}"))?),
+        None => Ok(text.as_bytes().to_vec()),
+    }
+}
+
+/// An event as a line of standard input.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(rename = "type")]
+    event_type: String,
+    data: Option<Box<RawValue>>,
+    metadata: Option<Box<RawValue>>,
+    id: Option<Uuid>,
+}
+
+async fn append_lines(client: &Client, stream: &str, expect: Expected, format: Format) -> Result<(), Failure> {
+    if std::io::stdin().is_terminal() {
+        return Err(Failure::usage("give --type and --data, or events on standard input: one JSON object per line"));
+    }
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut appender = Appender { client, stream, expect, batch: Vec::new(), bytes: 0, written: 0, last: None };
+    let mut number = 0u64;
+    while let Some(line) = lines.next_line().await? {
+        number += 1;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let line: Line =
+            serde_json::from_str(&line).map_err(|error| Failure::usage(format!("line {number}: {error}")))?;
+        let bytes = |value: Option<Box<RawValue>>| {
+            value.map_or_else(Bytes::new, |value| Bytes::from(value.get().as_bytes().to_vec()))
+        };
+        let data = bytes(line.data);
+        let mut event = NewEvent::new(line.event_type, !data.is_empty(), data);
+        event.metadata = bytes(line.metadata);
+        event.id = line.id.unwrap_or(event.id);
+        appender.push(event).await.map_err(|failure| appender.told(failure))?;
+    }
+    appender.flush().await.map_err(|failure| appender.told(failure))?;
+    let (revision, position) = appender.last.map_or((None, None), |done| (done.revision, done.position));
+    written(stream, &format!("{} events", appender.written), revision, position, appender.written, format)
+}
+
+/// Gathers events and appends them together.
+struct Appender<'a> {
+    client: &'a Client,
+    stream: &'a str,
+    expect: Expected,
+    batch: Vec<NewEvent>,
+    bytes: usize,
+    written: usize,
+    last: Option<annals_client::Appended>,
+}
+
+impl Appender<'_> {
+    async fn push(&mut self, event: NewEvent) -> Result<(), Error> {
+        self.bytes += event.data.len() + event.metadata.len();
+        self.batch.push(event);
+        if self.batch.len() >= BATCH_EVENTS || self.bytes >= BATCH_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.bytes = 0;
+        let events = batch.len();
+        let done = self.client.append(self.stream, self.expect, batch).await?;
+        self.written += events;
+        // A condition on the first append holds for all of them together.
+        self.expect = match (self.expect, done.revision) {
+            (Expected::NoStream | Expected::Exactly(_), Some(revision)) => Expected::Exactly(revision),
+            (expect, _) => expect,
+        };
+        self.last = Some(done);
+        Ok(())
+    }
+
+    fn told(&self, error: Error) -> Failure {
+        if self.written > 0 {
+            eprintln!("{} events were appended before this failed", self.written);
+        }
+        error.into()
+    }
+}
+
+async fn read(client: &Client, command: Read, format: Format) -> Result<(), Failure> {
+    let (direction, default) =
+        if command.backwards { (Direction::Backwards, Cursor::End) } else { (Direction::Forwards, Cursor::Start) };
+    let source = Source::Stream {
+        name: command.stream,
+        from: command.from.unwrap_or(default),
+        resolve_links: command.resolve_links,
+    };
+    let options = ReadOptions { source, direction, count: command.limit.unwrap_or(u64::MAX) };
+    print(client.read(options).await?, Events::new(format, Numbering::Revision)).await
+}
+
+async fn ls(
+    client: &Client,
+    prefix: &str,
+    mut after: String,
+    limit: Option<u64>,
+    system: bool,
+    format: Format,
+) -> Result<(), Failure> {
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut rows = Vec::new();
+    while left > 0 {
+        let page = u32::try_from(left).unwrap_or(LIST_PAGE).min(LIST_PAGE);
+        let streams = client.cluster().list_streams(prefix, &after, page, system).await?;
+        let Some(last) = streams.last() else { break };
+        after.clone_from(&last.name);
+        left -= streams.len() as u64;
+        let full = streams.len() == page as usize;
+        for stream in streams {
+            let state = state(&stream);
+            match format {
+                Format::Json => {
+                    output::json(
+                        &json!({ "stream": stream.name, "lastRevision": stream.last_revision, "state": state }),
+                    )?;
+                }
+                Format::Table => rows.push(vec![
+                    stream.name,
+                    stream.last_revision.map_or_else(|| "-".to_owned(), |revision| revision.to_string()),
+                    state.to_owned(),
+                ]),
+            }
+        }
+        if !full {
+            break;
+        }
+    }
+    if format == Format::Table {
+        output::table(&["STREAM", "LAST REVISION", "STATE"], rows)?;
+    }
+    Ok(())
+}
+
+fn state(stream: &annals_proto::annals::v1::list_streams_reply::Stream) -> &'static str {
+    match (stream.tombstoned, stream.soft_deleted) {
+        (true, _) => "ended",
+        (false, true) => "deleted",
+        (false, false) => "live",
+    }
+}
+
+async fn info(client: &Client, stream: &str, format: Format) -> Result<(), Failure> {
+    let listed = client.cluster().list_streams(stream, "", 1, stream.starts_with('$')).await?;
+    let Some(head) = listed.into_iter().find(|listed| listed.name == stream) else {
+        return Err(Error::StreamNotFound(stream.to_owned()).into());
+    };
+    let first = end(client, stream, Direction::Forwards).await?;
+    let last = end(client, stream, Direction::Backwards).await?;
+    let metadata = if head.tombstoned { None } else { client.metadata(stream).await? };
+    let metadata = metadata.map(|(_, json)| String::from_utf8_lossy(&json).into_owned());
+    let place = |event: &Option<Resolved>| event.as_ref().and_then(|event| event.original().cloned());
+    let (first, last) = (place(&first), place(&last));
+    if format == Format::Json {
+        let metadata = metadata.map(|json| serde_json::from_str::<serde_json::Value>(&json).unwrap_or(json.into()));
+        output::json(&json!({
+            "stream": stream,
+            "state": state(&head),
+            "lastRevision": head.last_revision,
+            "firstVisibleRevision": first.as_ref().map(|event| event.revision),
+            "firstCreated": first.as_ref().map(|event| rfc3339(event.created)),
+            "lastCreated": last.as_ref().map(|event| rfc3339(event.created)),
+            "lastPosition": last.as_ref().map(|event| event.position),
+            "metadata": metadata,
+        }))?;
+        return Ok(());
+    }
+    output::line(&format!("stream    {stream}"))?;
+    output::line(&format!("state     {}", state(&head)))?;
+    if let Some(revision) = head.last_revision {
+        output::line(&format!("last      revision {revision}"))?;
+    }
+    if let (Some(first), Some(last)) = (first, last) {
+        let count = last.revision - first.revision + 1;
+        let events = if count == 1 { "event" } else { "events" };
+        output::line(&format!("visible   {count} {events}, revisions {} to {}", first.revision, last.revision))?;
+        output::line(&format!("written   {} to {}", rfc3339(first.created), rfc3339(last.created)))?;
+    }
+    if let Some(json) = metadata {
+        output::line(&format!("metadata  {json}"))?;
+    }
+    Ok(())
+}
+
+/// The first event that a reader sees in this direction.
+async fn end(client: &Client, stream: &str, direction: Direction) -> Result<Option<Resolved>, Failure> {
+    let from = match direction {
+        Direction::Forwards => Cursor::Start,
+        Direction::Backwards => Cursor::End,
+    };
+    let source = Source::Stream { name: stream.to_owned(), from, resolve_links: false };
+    let first = async {
+        let mut reading = client.read(ReadOptions { source, direction, count: 1 }).await?;
+        while let Some(item) = reading.next().await? {
+            if let Item::Event(event) = item {
+                return Ok(Some(*event));
+            }
+        }
+        Ok(None)
+    };
+    match first.await {
+        Ok(event) => Ok(event),
+        Err(Error::StreamNotFound(_) | Error::StreamDeleted(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Lets the name be typed: what is ended can never be written again.
+fn confirm(stream: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("this ends the stream for ever: say --yes"));
+    }
+    eprint!("This ends the stream for ever. Type its name to go on: ");
+    std::io::stderr().flush()?;
+    let mut typed = String::new();
+    std::io::stdin().read_line(&mut typed)?;
+    if typed.trim() == stream { Ok(()) } else { Err(Failure::new(Code::Failed, anyhow::anyhow!("nothing was done"))) }
+}

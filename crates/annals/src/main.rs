@@ -1,0 +1,113 @@
+//! The one binary: a node, a cluster on this machine, and the command line.
+//!
+//! Standard output is data, standard error is talk. Exit codes are the same
+//! everywhere: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5
+//! unavailable.
+#![forbid(unsafe_code)]
+
+mod commands;
+mod dev;
+mod failure;
+mod layers;
+mod logging;
+mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{all, cluster, config, metrics, stream, version};
+use crate::failure::Failure;
+use crate::output::Format;
+
+/// Allocation is hot in a server that copies bytes from sockets to disks, and
+/// the system's allocator returns memory of short-lived threads badly.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// A replicated event log that KurrentDB clients use unchanged.
+#[derive(Parser)]
+#[command(
+    name = "annals",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  annals dev                                              # a node to try things with
+  annals stream append orders-1 --type OrderPlaced --data '{\"total\": 42}'"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command that talks to a server.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Connection {
+    /// Where the server is, as a connection string.
+    #[arg(
+        long,
+        env = "ANNALS_URL",
+        default_value = "kurrentdb://127.0.0.1:2113?tls=false",
+        hide_env_values = true,
+        value_name = "URL",
+        global = true
+    )]
+    server: String,
+
+    /// How to print what was found.
+    #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]
+    output: Format,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node.
+    Serve(serve::Arguments),
+    /// Run a node, or a cluster, to develop with.
+    Dev(dev::Arguments),
+    /// Work with streams.
+    Stream(stream::Arguments),
+    /// Work with the whole log.
+    All(all::Arguments),
+    /// Operate a cluster.
+    Cluster(cluster::Arguments),
+    /// Explain the configuration.
+    Config(config::Arguments),
+    /// Explain the metrics.
+    Metrics(metrics::Arguments),
+    /// Tell what this is.
+    Version(version::Arguments),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(cli.command));
+    // Threads that still read a disk must not hold the process up.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Dev(arguments) => dev::run(arguments).await,
+        Command::Stream(arguments) => stream::run(arguments).await,
+        Command::All(arguments) => all::run(arguments).await,
+        Command::Cluster(arguments) => cluster::run(arguments).await,
+        Command::Config(arguments) => config::run(&arguments),
+        Command::Metrics(arguments) => metrics::run(&arguments),
+        Command::Version(arguments) => version::run(&arguments),
+    }
+}

@@ -1,0 +1,217 @@
+//! Runs the real binary and talks to it.
+
+// Each test file uses some of this.
+#![allow(dead_code)]
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary, with nothing of the environment that could change what it does.
+pub(crate) fn annals() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_annals"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ANNALS_")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    pub(crate) fn of(output: &Output) -> Ran {
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Asserts the exit code.
+    #[track_caller]
+    pub(crate) fn exits(self, code: i32) -> Ran {
+        assert_eq!(self.code, code, "{self:#?}");
+        self
+    }
+
+    /// Each line as JSON.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    }
+
+    /// The only line as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).expect("JSON")
+    }
+}
+
+/// Runs the binary to its end.
+pub(crate) fn run(arguments: &[&str]) -> Ran {
+    Ran::of(&annals().args(arguments).output().expect("the binary runs"))
+}
+
+/// Runs the binary with something on standard input.
+pub(crate) fn run_with_input(arguments: &[&str], input: &str) -> Ran {
+    let mut child = annals()
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(input.as_bytes()).expect("it reads");
+    drop(stdin);
+    Ran::of(&child.wait_with_output().expect("it ends"))
+}
+
+/// The first of `count` ports in a row that nobody listens on.
+pub(crate) fn free_ports(count: u16) -> u16 {
+    for _ in 0..100 {
+        let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let first = probe.local_addr().expect("an address").port();
+        drop(probe);
+        let taken =
+            |offset: u16| first.checked_add(offset).is_none_or(|port| TcpListener::bind(("127.0.0.1", port)).is_err());
+        if !(0..count).any(taken) {
+            return first;
+        }
+    }
+    panic!("no {count} free ports in a row");
+}
+
+/// A process that runs nodes. Killed when dropped.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) port: u16,
+}
+
+impl Running {
+    /// Runs `annals dev` with these arguments on free ports and waits until
+    /// the first `nodes` of them are ready.
+    pub(crate) fn dev(nodes: u16, arguments: &[&str]) -> Running {
+        let port = free_ports(nodes);
+        Self::dev_at(port, nodes, arguments)
+    }
+
+    /// The same on these ports.
+    pub(crate) fn dev_at(port: u16, nodes: u16, arguments: &[&str]) -> Running {
+        let child = annals()
+            .arg("dev")
+            .args(["--port", &port.to_string(), "--nodes", &nodes.to_string()])
+            .args(arguments)
+            .spawn()
+            .expect("the binary runs");
+        let running = Running { child, port };
+        for offset in 0..nodes {
+            wait_ready(port + offset);
+        }
+        running
+    }
+
+    pub(crate) fn url(&self) -> String {
+        url(self.port)
+    }
+
+    /// Runs a command against the first node.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+        let url = self.url();
+        run(&[arguments, &["--server", &url]].concat())
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        signal(self.child.id(), "TERM");
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the process did not end");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn url(port: u16) -> String {
+    format!("kurrentdb://127.0.0.1:{port}?tls=false")
+}
+
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(status.expect("kill is there").success());
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = attempt() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub(crate) fn wait_ready(port: u16) {
+    eventually(&format!("node on {port} ready"), || {
+        http(port, "GET", "/readyz", &[]).filter(|answer| answer.status == 200).map(|_| ())
+    });
+}
+
+/// An answer over HTTP/1.1.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+}
+
+/// Asks over HTTP/1.1; none when nobody answers.
+pub(crate) fn http(port: u16, method: &str, path: &str, headers: &[&str]) -> Option<Answer> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+#[track_caller]
+pub(crate) fn get(port: u16, path: &str) -> Answer {
+    http(port, "GET", path, &[]).expect("the node answers")
+}

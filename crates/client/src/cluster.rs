@@ -1,0 +1,113 @@
+//! Operating a cluster of Annals.
+
+use annals_proto::annals::v1::cluster_client::ClusterClient;
+use annals_proto::annals::v1::{
+    AddNodeRequest, HashReply, HashRequest, ListStreamsRequest, NodeRequest, StatusReply, StatusRequest,
+    TransferLeaderRequest, list_streams_reply,
+};
+use tonic::transport::Channel;
+
+use crate::client::Deadline;
+use crate::{Client, Error};
+
+/// What operates a cluster. Any node answers.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+}
+
+impl Cluster {
+    pub(crate) fn new(client: Client) -> Self {
+        Cluster { client }
+    }
+
+    /// How the cluster is doing, as the node we are connected to sees it.
+    ///
+    /// # Errors
+    /// The node cannot be reached.
+    pub async fn status(&self) -> Result<StatusReply, Error> {
+        let request = || self.client.request(StatusRequest {}, Deadline::Default);
+        self.client.call(|channel| async move { service(channel).status(request()).await }).await
+    }
+
+    /// Adds the empty node that waits at this `host:port`, as a learner.
+    /// Answers its id.
+    ///
+    /// # Errors
+    /// No leader, the node cannot be reached, or it is not empty.
+    pub async fn add(&self, address: &str) -> Result<u64, Error> {
+        let request = || self.client.request(AddNodeRequest { address: address.to_owned() }, Deadline::Long);
+        let reply = self.client.call(|channel| async move { service(channel).add_node(request()).await }).await?;
+        Ok(reply.node)
+    }
+
+    /// Gives a learner that has caught up a vote.
+    ///
+    /// # Errors
+    /// No leader, no such learner, or it is too far behind.
+    pub async fn promote(&self, node: u64) -> Result<u64, Error> {
+        let request = || self.client.request(NodeRequest { node }, Deadline::Long);
+        let reply = self.client.call(|channel| async move { service(channel).promote(request()).await }).await?;
+        Ok(reply.node)
+    }
+
+    /// Takes a node out of the cluster for good.
+    ///
+    /// # Errors
+    /// No leader, or no such node.
+    pub async fn remove(&self, node: u64) -> Result<u64, Error> {
+        let request = || self.client.request(NodeRequest { node }, Deadline::Long);
+        let reply = self.client.call(|channel| async move { service(channel).remove(request()).await }).await?;
+        Ok(reply.node)
+    }
+
+    /// Hands leadership to this voter, or to the most advanced one. Answers
+    /// the new leader's id.
+    ///
+    /// # Errors
+    /// No leader, or the voter cannot take over.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<u64, Error> {
+        let message = TransferLeaderRequest { node: to.unwrap_or(0) };
+        let request = || self.client.request(message, Deadline::Long);
+        let reply =
+            self.client.call(|channel| async move { service(channel).transfer_leader(request()).await }).await?;
+        Ok(reply.node)
+    }
+
+    /// The chain hash of the node we are connected to, up to a position or to
+    /// its newest event.
+    ///
+    /// # Errors
+    /// The node has not come to that position.
+    pub async fn hash(&self, position: Option<u64>) -> Result<HashReply, Error> {
+        let message = HashRequest { position: position.unwrap_or(0) };
+        let request = || self.client.request(message, Deadline::Default);
+        self.client.call(|channel| async move { service(channel).hash(request()).await }).await
+    }
+
+    /// Streams in byte order of their names, at most `limit`.
+    ///
+    /// # Errors
+    /// The node cannot be reached.
+    pub async fn list_streams(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: u32,
+        system: bool,
+    ) -> Result<Vec<list_streams_reply::Stream>, Error> {
+        let message = ListStreamsRequest { prefix: prefix.to_owned(), after: after.to_owned(), limit, system };
+        let request = || self.client.request(message.clone(), Deadline::Long);
+        let mut replies =
+            self.client.call(|channel| async move { service(channel).list_streams(request()).await }).await?;
+        let mut streams = Vec::new();
+        while let Some(reply) = replies.message().await? {
+            streams.extend(reply.streams);
+        }
+        Ok(streams)
+    }
+}
+
+fn service(channel: Channel) -> ClusterClient<Channel> {
+    ClusterClient::new(channel)
+}

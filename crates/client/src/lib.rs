@@ -1,0 +1,24 @@
+//! A Rust client: connection strings as the official KurrentDB clients write
+//! them, appending, reading and subscribing, and what Annals adds to operate
+//! a cluster.
+//!
+//! It speaks the public protocol, so that everything but
+//! [`Client::cluster`] works against any server that speaks it too.
+#![forbid(unsafe_code)]
+
+mod channel;
+mod client;
+mod cluster;
+pub mod connection_string;
+pub mod error;
+pub mod event;
+mod read;
+mod subscribe;
+
+pub use client::{Appended, Client, Deleted};
+pub use cluster::Cluster;
+pub use connection_string::{Credentials, Host, InvalidConnectionString, NodePreference, Settings};
+pub use error::{Error, Kind};
+pub use event::{Expected, NewEvent, Recorded, Resolved};
+pub use read::{Cursor, Direction, Filter, Item, ReadOptions, Reading, Source};
+pub use subscribe::Subscription;

@@ -1,0 +1,212 @@
+//! What all gRPC calls have in common, whatever their service: they are
+//! counted, and a request that is no gRPC call is told so.
+//!
+//! The status of a call travels in its trailers, after the body; so the body
+//! is wrapped, and a call whose body is dropped before its trailers were seen
+//! counts as cancelled.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+use hyper::body::{Frame, SizeHint};
+use prost::Message as _;
+use tonic::Code;
+
+use crate::http::problem;
+use crate::metrics::{Counted, Metrics};
+
+const CONTENT_TYPE: &str = "application/grpc";
+const STATUS: &str = "grpc-status";
+
+/// Whether this is a gRPC call, by its content type.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
+        // `application/grpc+proto` and parameters are gRPC, `application/grpc-web` is not.
+        value.strip_prefix(CONTENT_TYPE).is_some_and(|rest| matches!(rest.bytes().next(), None | Some(b'+' | b';')))
+    })
+}
+
+/// Counts a call, and answers requests to gRPC paths that are no calls.
+pub(crate) async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+    if !is_grpc(request.headers()) {
+        if !is_grpc_path(request.uri().path()) {
+            return next.run(request).await;
+        }
+        return not_a_call(request.method());
+    }
+    let (service, method) = known(request.uri().path());
+    let mut call =
+        Call { inflight: metrics.call(service, method), metrics, service, method, started: Instant::now(), code: None };
+    let response = next.run(request).await;
+    call.note(response.headers());
+    let (parts, body) = response.into_parts();
+    Response::from_parts(parts, Body::new(Watched { body, call }))
+}
+
+fn not_a_call(method: &Method) -> Response {
+    if method == Method::POST {
+        problem(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "this path is a gRPC method: the content type must be application/grpc",
+        )
+    } else {
+        let mut response =
+            problem(StatusCode::METHOD_NOT_ALLOWED, "this path is a gRPC method: call it with a gRPC client");
+        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("POST"));
+        response
+    }
+}
+
+/// The answer to a call that no service takes.
+pub(crate) fn unimplemented(path: &str) -> Response {
+    let (parts, ()) =
+        tonic::Status::unimplemented(format!("this server has no method {path}")).into_http::<()>().into_parts();
+    (parts, Body::empty()).into_response()
+}
+
+/// `/package.Service/Method`.
+fn is_grpc_path(path: &str) -> bool {
+    methods().contains_key(path)
+}
+
+/// Service and method of a path, `unknown` for those that are not ours: a
+/// label must not be what a client can make up.
+fn known(path: &str) -> (&'static str, &'static str) {
+    methods().get(path).map_or(("unknown", "unknown"), |(service, method)| (service.as_str(), method.as_str()))
+}
+
+/// Every method of our contracts by its path.
+fn methods() -> &'static HashMap<String, (String, String)> {
+    static METHODS: OnceLock<HashMap<String, (String, String)>> = OnceLock::new();
+    METHODS.get_or_init(|| {
+        let files = prost_types::FileDescriptorSet::decode(annals_proto::FILE_DESCRIPTOR_SET)
+            .expect("the descriptors were made by our own build");
+        let mut methods = HashMap::new();
+        for file in files.file {
+            for service in &file.service {
+                let full = format!("{}.{}", file.package(), service.name());
+                for method in &service.method {
+                    methods.insert(format!("/{full}/{}", method.name()), (full.clone(), method.name().to_owned()));
+                }
+            }
+        }
+        methods
+    })
+}
+
+/// A call that is running. Counted once, when it is dropped.
+struct Call {
+    metrics: Metrics,
+    service: &'static str,
+    method: &'static str,
+    started: Instant,
+    code: Option<Code>,
+    #[expect(dead_code, reason = "held for its drop")]
+    inflight: Counted,
+}
+
+impl Call {
+    fn note(&mut self, headers: &HeaderMap) {
+        if let Some(status) = headers.get(STATUS) {
+            self.code = Some(Code::from_bytes(status.as_bytes()));
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // Nobody waited for the status: the client went away.
+        let code = self.code.unwrap_or(Code::Cancelled);
+        self.metrics.call_finished(self.service, self.method, code_name(code), self.started.elapsed());
+    }
+}
+
+struct Watched {
+    body: Body,
+    call: Call,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            this.call.note(trailers);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The names that gRPC's own metrics use.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_methods_become_labels() {
+        assert_eq!(
+            known("/event_store.client.streams.Streams/Append"),
+            ("event_store.client.streams.Streams", "Append")
+        );
+        assert_eq!(known("/evil.Service/Made-up"), ("unknown", "unknown"));
+    }
+
+    #[test]
+    fn a_call_is_known_by_its_content_type() {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x=y", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, header::HeaderValue::from_static(value))]);
+            assert_eq!(is_grpc(&headers), expected, "{value}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+}

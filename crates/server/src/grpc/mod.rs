@@ -1,0 +1,34 @@
+//! The gRPC services, one file or folder each.
+
+pub(crate) mod cluster;
+pub(crate) mod gossip;
+pub(crate) mod server_features;
+pub(crate) mod streams;
+pub(crate) mod streams_v2;
+pub(crate) mod unsupported;
+
+use std::sync::Arc;
+
+use axum::Router;
+use tonic::service::{Routes, RoutesBuilder};
+
+use crate::context::Context;
+
+/// Bytes of a request to any service but the streams, which have their own
+/// limit: the framework's default, written out.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// All services of this node.
+pub(crate) fn routes(context: &Arc<Context>) -> Router {
+    // Begun without the framework's own fallback: `crate::http` has one.
+    let mut routes = RoutesBuilder::from(Router::new());
+    routes
+        .add_service(streams::service(context.clone()))
+        .add_service(streams_v2::service(context.clone()))
+        .add_service(gossip::service(context.clone()))
+        .add_service(server_features::service())
+        .add_service(cluster::service(context.clone()));
+    unsupported::add_to(&mut routes);
+    context.node.services().add_to(&mut routes);
+    Routes::into_axum_router(routes.routes())
+}

@@ -1,0 +1,137 @@
+//! `event_store.client.streams.Streams`: what all six official clients speak.
+//!
+//! One file per family of calls. Each parses its request ([`convert`],
+//! [`query`]), calls the node, and converts the answer; what goes wrong is a
+//! [`Failure`] that [`crate::status`] alone turns into a status.
+//!
+//! Reads and subscriptions share one page builder ([`page`]). Both are pulled
+//! by the connection's flow control, page by page: a reader that does not read
+//! costs one page of memory and nothing else.
+
+mod append;
+mod batch_append;
+pub(crate) mod budget;
+pub(crate) mod convert;
+mod delete;
+mod page;
+mod query;
+mod read;
+mod subscribe;
+
+use std::sync::Arc;
+
+use annals_core::limits::MESSAGE_BYTES_MAX;
+use annals_proto::event_store::client::streams::streams_server::{Streams, StreamsServer};
+use annals_proto::event_store::client::streams::{
+    AppendReq, AppendResp, BatchAppendReq, BatchAppendResp, DeleteReq, DeleteResp, ReadReq, ReadResp, TombstoneReq,
+    TombstoneResp,
+};
+use futures::stream::BoxStream;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) use self::append::{Gathering, WRITE_TIMEOUT, Writing, unexpected};
+use self::budget::Budget;
+use self::query::{Amount, Query};
+use crate::consistency::{self, Wanted};
+use crate::context::Context;
+use crate::status::Failure;
+
+/// Bytes of one answer: what all clients accept (protocol 1.0).
+pub(crate) const ANSWER_BYTES_MAX: usize = 17 * 1024 * 1024;
+
+/// Bytes of appends that may be received at a time, in appends of the largest
+/// size: a few of those must not keep all others out.
+const APPENDS_RECEIVED_AT_ONCE: usize = 4;
+
+/// The service, with its limits set.
+pub(crate) fn service(context: Arc<Context>) -> StreamsServer<Service> {
+    StreamsServer::new(Service::new(context))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX)
+}
+
+/// Serves streams from one node.
+#[derive(Clone)]
+pub(crate) struct Service {
+    context: Arc<Context>,
+    budget: Budget,
+    subscriptions: Arc<Semaphore>,
+}
+
+impl Service {
+    fn new(context: Arc<Context>) -> Self {
+        let budget = budget_of(&context);
+        let subscriptions = Arc::new(Semaphore::new(context.config.subscriptions_max.min(Semaphore::MAX_PERMITS)));
+        Service { context, budget, subscriptions }
+    }
+
+    fn append_bytes_max(&self) -> usize {
+        append_bytes_max(&self.context)
+    }
+
+    fn answer<T>(&self, result: Result<T, Failure>) -> Result<Response<T>, Status> {
+        result.map(Response::new).map_err(|failure| consistency::refuse_v1(&self.context, &failure))
+    }
+
+    async fn open_read(&self, request: Request<ReadReq>) -> Result<Response<Answers>, Failure> {
+        let wanted = Wanted::from_headers(request.metadata())?;
+        let query = Query::parse(request.into_inner())?;
+        let stamp = wanted.reach(&self.context).await?;
+        let answers = match query.amount {
+            Amount::Count { direction, count } => {
+                read::open(&self.context, stamp, query.source, query.style, direction, count, query.compatibility)
+                    .await?
+            }
+            Amount::Subscription => {
+                let permit = self.subscriptions.clone().try_acquire_owned();
+                let permit =
+                    permit.map_err(|_| Failure::TooManySubscriptions { max: self.context.config.subscriptions_max })?;
+                subscribe::open(&self.context, query.source, query.style, permit).await?
+            }
+        };
+        Ok(stamp.answer(answers))
+    }
+}
+
+/// The most one append may have, by configuration.
+pub(crate) fn append_bytes_max(context: &Context) -> usize {
+    usize::try_from(context.config.append_bytes_max).unwrap_or(usize::MAX)
+}
+
+/// Memory for the appends that a service receives.
+pub(crate) fn budget_of(context: &Context) -> Budget {
+    Budget::new(append_bytes_max(context).saturating_mul(APPENDS_RECEIVED_AT_ONCE), WRITE_TIMEOUT)
+}
+
+/// The messages of a read or a subscription.
+type Answers = BoxStream<'static, Result<ReadResp, Status>>;
+
+#[tonic::async_trait]
+impl Streams for Service {
+    type ReadStream = Answers;
+    type BatchAppendStream = BoxStream<'static, Result<BatchAppendResp, Status>>;
+
+    async fn read(&self, request: Request<ReadReq>) -> Result<Response<Self::ReadStream>, Status> {
+        self.open_read(request).await.map_err(|failure| consistency::refuse_v1(&self.context, &failure))
+    }
+
+    async fn append(&self, request: Request<Streaming<AppendReq>>) -> Result<Response<AppendResp>, Status> {
+        self.answer(append::append(self, request).await)
+    }
+
+    async fn delete(&self, request: Request<DeleteReq>) -> Result<Response<DeleteResp>, Status> {
+        self.answer(delete::delete(self, request).await)
+    }
+
+    async fn tombstone(&self, request: Request<TombstoneReq>) -> Result<Response<TombstoneResp>, Status> {
+        self.answer(delete::tombstone(self, request).await)
+    }
+
+    async fn batch_append(
+        &self,
+        request: Request<Streaming<BatchAppendReq>>,
+    ) -> Result<Response<Self::BatchAppendStream>, Status> {
+        self.answer(Ok(batch_append::open(self, request)))
+    }
+}

@@ -1,0 +1,218 @@
+//! A page of answers: records as clients read them, links resolved.
+//!
+//! A page is bounded in events and in bytes, so that what one reader holds in
+//! memory is bounded whatever it reads. The bytes count what is sent: a small
+//! link can resolve to a large event.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use annals_core::{Content, EventType, Revision, State, StreamName, Timestamp};
+use annals_proto::event_store::client::StreamIdentifier;
+use annals_proto::event_store::client::streams::ReadResp;
+use annals_proto::event_store::client::streams::read_resp::read_event::{Position as PositionOption, RecordedEvent};
+use annals_proto::event_store::client::streams::read_resp::{Content as Answer, ReadEvent};
+use annals_store::{IndexName, Link, PageLimit, Record, Store, StreamView};
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::convert;
+use super::query::Style;
+use crate::status::Failure;
+
+/// Events of one page.
+pub(super) const EVENTS_MAX: usize = 1_000;
+
+/// Bytes of one page, exceeded by its last event only.
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of an answer besides the event's own content.
+const OVERHEAD: usize = 200;
+
+/// As much as one page may hold.
+pub(super) fn limit(events: u64) -> PageLimit {
+    let records = usize::try_from(events).unwrap_or(usize::MAX).min(EVENTS_MAX);
+    PageLimit { records, bytes: BYTES_MAX }
+}
+
+/// A page being filled. Blocking: it reads the targets of links.
+pub(super) struct Page<'a> {
+    store: &'a Store,
+    style: Style,
+    now: Timestamp,
+    /// The streams that links on this page lead to.
+    views: HashMap<StreamName, StreamView>,
+    /// The name of the last record's stream: mostly the next one's too.
+    name: Bytes,
+    /// What it holds.
+    pub(super) answers: Vec<ReadResp>,
+    /// How many of it are events.
+    pub(super) events: usize,
+    bytes: usize,
+}
+
+impl<'a> Page<'a> {
+    pub(super) fn new(store: &'a Store, style: Style) -> Self {
+        Page {
+            store,
+            style,
+            now: Timestamp::from(SystemTime::now()),
+            views: HashMap::new(),
+            name: Bytes::new(),
+            answers: Vec::new(),
+            events: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Whether what follows belongs on the next page.
+    pub(super) fn is_full(&self) -> bool {
+        self.events >= EVENTS_MAX || self.bytes >= BYTES_MAX
+    }
+
+    /// Adds what is no event.
+    pub(super) fn say(&mut self, answer: Answer) {
+        self.answers.push(ReadResp { content: Some(answer) });
+    }
+
+    /// Adds an event, or a link and its target.
+    pub(super) fn event(&mut self, record: &Record) -> Result<(), Failure> {
+        let recorded = self.recorded(record);
+        let position = record.position().get();
+        if self.style.resolve_links && record.event_type() == EventType::LINK {
+            let target = self.resolve(&record.data())?;
+            self.push(target, Some(recorded), position);
+        } else {
+            self.push(Some(recorded), None, position);
+        }
+        Ok(())
+    }
+
+    /// Adds an entry of an index: a link that nobody wrote, or its target.
+    pub(super) fn entry(&mut self, index: &IndexName, entry: &Link) -> Result<(), Failure> {
+        let record = &entry.record;
+        // An entry for a link leads to where that link leads, as if the
+        // indexed stream held the target itself.
+        let is_link = record.event_type() == EventType::LINK;
+        let data =
+            if is_link { record.data() } else { Bytes::from(format!("{}@{}", record.revision(), record.stream())) };
+        let name = index.name();
+        let position = record.position().get();
+        let link = RecordedEvent {
+            id: Some(convert::wire_uuid(entry_id(&name, entry.revision), self.style.ids)),
+            stream_identifier: Some(StreamIdentifier { stream_name: name.as_bytes().clone() }),
+            stream_revision: entry.revision,
+            prepare_position: position,
+            commit_position: position,
+            metadata: convert::system_metadata(EventType::LINK, record.created(), Content::Binary),
+            custom_metadata: Bytes::new(),
+            data: data.clone(),
+        };
+        if !self.style.resolve_links {
+            self.push(Some(link), None, position);
+            return Ok(());
+        }
+        let target = if is_link {
+            self.resolve(&data)?
+        } else if self.hides(&record.stream_name(), record)? {
+            None
+        } else {
+            Some(self.recorded(record))
+        };
+        self.push(target, Some(link), position);
+        Ok(())
+    }
+
+    fn push(&mut self, event: Option<RecordedEvent>, link: Option<RecordedEvent>, position: u64) {
+        for part in event.iter().chain(&link) {
+            self.bytes += part.data.len() + part.custom_metadata.len() + OVERHEAD;
+        }
+        self.events += 1;
+        self.say(Answer::Event(ReadEvent { event, link, position: Some(PositionOption::CommitPosition(position)) }));
+    }
+
+    fn recorded(&mut self, record: &Record) -> RecordedEvent {
+        if self.name != record.stream().as_bytes() {
+            self.name = Bytes::copy_from_slice(record.stream().as_bytes());
+        }
+        convert::recorded(record, self.style.ids, self.name.clone())
+    }
+
+    /// The event that a link leads to, unless it is gone or hidden.
+    fn resolve(&mut self, data: &[u8]) -> Result<Option<RecordedEvent>, Failure> {
+        let Some((revision, stream)) = convert::link_target(data) else { return Ok(None) };
+        let record = self.store.record_at(&stream, revision).map_err(|error| broken(&error))?;
+        match record {
+            Some(record) if !self.hides(&stream, &record)? => Ok(Some(self.recorded(&record))),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    fn hides(&mut self, stream: &StreamName, record: &Record) -> Result<bool, Failure> {
+        if !self.views.contains_key(stream) {
+            self.views.insert(stream.clone(), view(self.store, stream, self.now)?);
+        }
+        let view = &self.views[stream];
+        let gone = match view.state {
+            State::Tombstoned | State::SoftDeleted(_) => true,
+            State::Empty | State::Live(_) => false,
+        };
+        Ok(gone || hides(view, record))
+    }
+
+    /// The stream as readers see it now.
+    pub(super) fn view(&self, stream: &StreamName) -> Result<StreamView, Failure> {
+        view(self.store, stream, self.now)
+    }
+}
+
+/// A stream as readers see it at this time: a metastream shows its newest
+/// event and ends with the stream that it describes (protocol 3.7, 5.3).
+pub(super) fn view(store: &Store, stream: &StreamName, now: Timestamp) -> Result<StreamView, Failure> {
+    let mut view = store.view(stream, now).map_err(|error| broken(&error))?;
+    if let Some(described) = stream.described() {
+        if store.head(&described).map_err(|error| broken(&error))?.tombstoned {
+            view.state = State::Tombstoned;
+        }
+        view.first_visible = view.first_visible.max(view.head.last.unwrap_or(Revision::FIRST));
+    }
+    Ok(view)
+}
+
+/// Whether truncation or age hides a record of this stream.
+pub(super) fn hides(view: &StreamView, record: &Record) -> bool {
+    record.revision() < view.first_visible || view.not_before.is_some_and(|oldest| record.created() < oldest)
+}
+
+/// A failure of the store while reading.
+pub(super) fn broken(error: &annals_store::Error) -> Failure {
+    Failure::broken("reading", error)
+}
+
+/// The id of an entry of an index: the same on every node and at every time,
+/// because readers tell events apart by their ids.
+fn entry_id(index: &StreamName, number: u64) -> Uuid {
+    // FNV-1a with 128 bits: nothing here has to be hard to guess.
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let bytes = index.as_str().bytes().chain(number.to_be_bytes());
+    let hash = bytes.fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
+    uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_indexes_have_ids_of_their_own_that_never_change() {
+        let name = |text: &str| StreamName::new(text.to_owned()).expect("a valid name");
+        let mut seen = std::collections::HashSet::new();
+        for index in ["$ce-a", "$ce-b", "$et-a", "$streams"] {
+            for number in 0..1000 {
+                assert!(seen.insert(entry_id(&name(index), number)), "{index} {number}");
+            }
+        }
+        assert_eq!(entry_id(&name("$ce-order"), 7).to_string(), "3bd15890-7dbd-8f70-bf0e-f19b4251c4ef");
+    }
+}

@@ -1,0 +1,495 @@
+//! Counted reads: of a stream, of an index, of the whole log.
+//!
+//! A read is a cursor that makes one page at a time, each on a thread that may
+//! block, and only when the connection has taken the page before. It ends at
+//! what was there when it began: a read of everything ends also while others
+//! write.
+
+use std::time::{Instant, SystemTime};
+
+use annals_core::{Position, Revision, State, StreamName, Timestamp};
+use annals_proto::event_store::client::StreamIdentifier;
+use annals_proto::event_store::client::streams::ReadResp;
+use annals_proto::event_store::client::streams::read_resp::{Content as Answer, StreamNotFound};
+use annals_store::{Direction, IndexName, Record, Store, StreamView};
+use futures::stream::{self, StreamExt as _};
+use tonic::Status;
+
+use super::Answers;
+use super::page::{self, Page, broken};
+use super::query::{SelectedBy, Selection, Source, Start, Style};
+use crate::consistency::Stamp;
+use crate::context::Shared;
+use crate::metrics::Metrics;
+use crate::status::Failure;
+
+/// Records that a filter examines before its thread is given back.
+const EXAMINED_MAX: usize = 10_000;
+
+/// Revisions that today's server looks at first; where they hold nothing
+/// visible, the client is told where to go on (protocol 3.3).
+const FIRST_PAGE: u64 = 32;
+
+/// Starts a read. What keeps it from starting is known before it answers.
+pub(super) async fn open(
+    context: &Shared,
+    stamp: Stamp,
+    source: Source,
+    style: Style,
+    direction: Direction,
+    count: u64,
+    compatibility: u32,
+) -> Result<Answers, Failure> {
+    let mut reading = Reading {
+        store: context.node.store().clone(),
+        style,
+        direction,
+        left: count,
+        positions: compatibility >= 1,
+        cursor: Cursor::Done,
+        measured: Measured::new(source.api(), context.metrics.clone()),
+    };
+    let (reading, first) = blocking(move || {
+        let first = reading.begin(source, stamp.as_of).and_then(|()| reading.page());
+        (reading, first)
+    })
+    .await;
+    let first = reading.noted(first);
+    let (reading, first) = match first {
+        (reading, Ok(first)) => (reading, first),
+        (_, Err(failure)) => return Err(failure),
+    };
+    let rest = stream::unfold(Some(reading), move |reading| async move {
+        let mut reading = reading?;
+        if matches!(reading.cursor, Cursor::Done) {
+            reading.measured.result = "ok";
+            return None;
+        }
+        let (reading, page) = blocking(move || {
+            let page = reading.page();
+            (reading, page)
+        })
+        .await;
+        match reading.noted(page) {
+            (reading, Ok(page)) => Some((Ok(page), Some(reading))),
+            (_, Err(failure)) => Some((Err(stamp.refusal(failure.v1())), None)),
+        }
+    });
+    Ok(flattened(first, rest))
+}
+
+/// Pages, one answer after the other.
+pub(super) fn flattened<S>(first: Vec<ReadResp>, rest: S) -> Answers
+where
+    S: stream::Stream<Item = Result<Vec<ReadResp>, Status>> + Send + 'static,
+{
+    let pages = stream::once(async move { Ok(first) }).chain(rest);
+    pages
+        .flat_map(|page| {
+            let answers: Vec<Result<ReadResp, Status>> = match page {
+                Ok(answers) => answers.into_iter().map(Ok).collect(),
+                Err(status) => vec![Err(status)],
+            };
+            stream::iter(answers)
+        })
+        .boxed()
+}
+
+/// Runs what may wait for the disk, off the threads that serve everybody.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("a read does not panic, and the runtime outlives its calls")
+}
+
+/// A counted read under way.
+struct Reading {
+    store: Store,
+    style: Style,
+    direction: Direction,
+    /// Events that may still be sent.
+    left: u64,
+    /// Whether the client understands stream positions among its answers.
+    positions: bool,
+    cursor: Cursor,
+    measured: Measured,
+}
+
+/// Where a read is. Numbers are those of what comes next.
+enum Cursor {
+    Stream { view: Box<StreamView>, next: Option<Revision>, begun: bool },
+    Index { index: IndexName, next: Option<u64>, len: u64, as_links: bool },
+    All { next: Option<Position>, end: Position, by: Option<SelectedBy> },
+    Done,
+}
+
+impl Reading {
+    /// Looks at what is to be read.
+    fn begin(&mut self, source: Source, as_of: Position) -> Result<(), Failure> {
+        self.cursor = match source {
+            Source::Stream { name, start } => self.begin_stream(&name, start)?,
+            Source::Index { index, start } => {
+                let len = self.store.index_len(&index).map_err(|error| broken(&error))?;
+                let next = first_number(start_number(start), len.checked_sub(1), self.direction);
+                Cursor::Index { index, next, len, as_links: true }
+            }
+            Source::All { start, selection } => {
+                let by = selection.map(|Selection { by, .. }| by);
+                if let Some(SelectedBy::Index(index)) = by {
+                    self.begin_selected(index, start, as_of)?
+                } else {
+                    Cursor::All { next: first_position(start, as_of, self.direction), end: as_of, by }
+                }
+            }
+        };
+        Ok(())
+    }
+
+    fn begin_stream(&self, name: &StreamName, start: Start<Revision>) -> Result<Cursor, Failure> {
+        let view = page::view(&self.store, name, Timestamp::from(SystemTime::now()))?;
+        if view.state == State::Tombstoned {
+            return Err(Failure::StreamDeleted { stream: name.clone(), tombstoned: true });
+        }
+        let last = view.head.last.map(Revision::get);
+        let next = first_number(start_number(start), last, self.direction).map(Revision::saturating);
+        Ok(Cursor::Stream { view: Box::new(view), next, begun: false })
+    }
+
+    /// `$idx-ce-` and `$idx-et-`: the log, but only what an index holds.
+    fn begin_selected(&self, index: IndexName, start: Start<Position>, as_of: Position) -> Result<Cursor, Failure> {
+        let len = self.store.index_len(&index).map_err(|error| broken(&error))?;
+        if len == 0 {
+            return Err(Failure::IndexNotFound(index.name().to_string().replacen('$', "$idx-", 1)));
+        }
+        let next = match (first_position(start, as_of, self.direction), self.direction) {
+            (None, Direction::Forward | Direction::Backward) => None,
+            (Some(position), Direction::Forward) => Some(number_from(&self.store, &index, len, position)?),
+            (Some(position), Direction::Backward) => {
+                number_from(&self.store, &index, len, position.next())?.checked_sub(1)
+            }
+        };
+        Ok(Cursor::Index { index, next, len, as_links: false })
+    }
+
+    /// The next page. An empty one is not the end: a filter may have found
+    /// nothing yet, and a client that went away must be noticed.
+    fn page(&mut self) -> Result<Vec<ReadResp>, Failure> {
+        let store = self.store.clone();
+        let mut page = Page::new(&store, self.style);
+        match std::mem::replace(&mut self.cursor, Cursor::Done) {
+            Cursor::Done => {}
+            Cursor::Stream { view, next, begun } => self.stream_page(&mut page, view, next, begun)?,
+            Cursor::Index { index, next, len, as_links } => self.index_page(&mut page, index, next, len, as_links)?,
+            Cursor::All { next, end, by } => self.all_page(&mut page, next, end, by)?,
+        }
+        self.measured.events += page.events;
+        Ok(page.answers)
+    }
+
+    fn stream_page(
+        &mut self,
+        page: &mut Page<'_>,
+        view: Box<StreamView>,
+        next: Option<Revision>,
+        begun: bool,
+    ) -> Result<(), Failure> {
+        let last = match view.state {
+            State::Live(last) => last,
+            State::Empty | State::SoftDeleted(_) => {
+                page.say(not_found(&view.stream));
+                return Ok(());
+            }
+            State::Tombstoned => unreachable!("refused when the read began"),
+        };
+        let mut after = None;
+        if let Some(from) = next.filter(|_| self.left > 0) {
+            let read = self.store.read_stream(&view, from, self.direction, page::limit(self.left));
+            let read = read.map_err(|error| broken(&error))?;
+            after = read.next;
+            if !begun && self.positions && self.direction == Direction::Forward {
+                let looked_at = from.plus(self.left.min(FIRST_PAGE));
+                if let Some(first) = read.records.first().map(Record::revision).filter(|first| *first >= looked_at) {
+                    page.say(Answer::FirstStreamPosition(first.get()));
+                }
+            }
+            for record in &read.records {
+                page.event(record)?;
+                self.left -= 1;
+                if page.is_full() && read.records.last() != Some(record) {
+                    after = self.beside(record.revision().get()).map(Revision::saturating);
+                    break;
+                }
+            }
+        }
+        if after.is_some() && self.left > 0 {
+            self.cursor = Cursor::Stream { view, next: after, begun: true };
+        } else if self.positions {
+            page.say(Answer::LastStreamPosition(last.get()));
+        }
+        Ok(())
+    }
+
+    fn index_page(
+        &mut self,
+        page: &mut Page<'_>,
+        index: IndexName,
+        next: Option<u64>,
+        len: u64,
+        as_links: bool,
+    ) -> Result<(), Failure> {
+        if len == 0 {
+            page.say(not_found(&index.name()));
+            return Ok(());
+        }
+        let mut after = None;
+        if let Some(from) = next.filter(|from| self.left > 0 && *from < len) {
+            let links = self.store.read_index(&index, from, self.direction, page::limit(self.left));
+            for link in links.map_err(|error| broken(&error))? {
+                if link.revision >= len {
+                    break;
+                }
+                if as_links {
+                    page.entry(&index, &link)?;
+                } else {
+                    page.event(&link.record)?;
+                }
+                self.left -= 1;
+                after = self.beside(link.revision).filter(|number| *number < len);
+                if page.is_full() {
+                    break;
+                }
+            }
+        }
+        if after.is_some() && self.left > 0 {
+            self.cursor = Cursor::Index { index, next: after, len, as_links };
+        } else if self.positions && as_links {
+            page.say(Answer::LastStreamPosition(len - 1));
+        }
+        Ok(())
+    }
+
+    fn all_page(
+        &mut self,
+        page: &mut Page<'_>,
+        next: Option<Position>,
+        end: Position,
+        by: Option<SelectedBy>,
+    ) -> Result<(), Failure> {
+        let mut next = next;
+        let mut examined = 0;
+        // Bounded in what is examined too, so that a filter that matches
+        // nothing does not keep a thread from others.
+        while let Some(from) = next.filter(|from| *from <= end && self.left > 0) {
+            let wanted = if by.is_some() { u64::MAX } else { self.left };
+            let records = self.store.read_all(from, self.direction, page::limit(wanted));
+            let records = records.map_err(|error| broken(&error))?;
+            next = None;
+            for record in &records {
+                if record.position() > end {
+                    next = None;
+                    break;
+                }
+                next = self.beside(record.position().get()).map(Position::new).filter(|place| *place > Position::START);
+                examined += 1;
+                if selects(by.as_ref(), record)? {
+                    page.event(record)?;
+                    self.left -= 1;
+                    if self.left == 0 || page.is_full() {
+                        break;
+                    }
+                }
+            }
+            if page.is_full() || examined >= EXAMINED_MAX || (by.is_none() && !records.is_empty()) {
+                break;
+            }
+        }
+        if next.is_some_and(|next| next <= end) && self.left > 0 {
+            self.cursor = Cursor::All { next, end, by };
+        }
+        Ok(())
+    }
+
+    /// The number after this one in the direction of the read.
+    fn beside(&self, number: u64) -> Option<u64> {
+        match self.direction {
+            Direction::Forward => number.checked_add(1),
+            Direction::Backward => number.checked_sub(1),
+        }
+    }
+
+    /// Notes how a page ended.
+    fn noted<T>(mut self, result: Result<T, Failure>) -> (Self, Result<T, Failure>) {
+        if let Err(failure) = &result {
+            self.measured.result = failure.label();
+        }
+        (self, result)
+    }
+}
+
+fn not_found(stream: &StreamName) -> Answer {
+    let stream_identifier = Some(StreamIdentifier { stream_name: stream.as_bytes().clone() });
+    Answer::StreamNotFound(StreamNotFound { stream_identifier })
+}
+
+fn start_number(start: Start<Revision>) -> Start<u64> {
+    match start {
+        Start::Beginning => Start::Beginning,
+        Start::At(revision) => Start::At(revision.get()),
+        Start::End => Start::End,
+    }
+}
+
+/// Where a counted read of a stream begins, inclusive; none where it finds
+/// nothing (protocol 3.2).
+fn first_number(start: Start<u64>, last: Option<u64>, direction: Direction) -> Option<u64> {
+    let last = last?;
+    match (start, direction) {
+        (Start::Beginning, Direction::Forward | Direction::Backward) => Some(0),
+        (Start::At(number), Direction::Forward) => (number <= last).then_some(number),
+        (Start::At(number), Direction::Backward) => Some(number.min(last)),
+        (Start::End, Direction::Forward) => None,
+        (Start::End, Direction::Backward) => Some(last),
+    }
+}
+
+/// Where a counted read of the log begins, inclusive. Backwards the protocol
+/// excludes the position it is given (3.2).
+fn first_position(start: Start<Position>, end: Position, direction: Direction) -> Option<Position> {
+    let first = match (start, direction) {
+        (Start::Beginning, Direction::Forward) => Position::START.next(),
+        (Start::At(position), Direction::Forward) => position.max(Position::START.next()),
+        (Start::At(position), Direction::Backward) => Position::new(position.get().saturating_sub(1)).min(end),
+        (Start::End, Direction::Backward) => end,
+        (Start::Beginning, Direction::Backward) | (Start::End, Direction::Forward) => return None,
+    };
+    (first > Position::START && first <= end).then_some(first)
+}
+
+/// The number of the first entry of an index at or after a position; its
+/// length where there is none. Entries are in the order of positions.
+pub(super) fn number_from(store: &Store, index: &IndexName, len: u64, position: Position) -> Result<u64, Failure> {
+    let one = annals_store::PageLimit { records: 1, bytes: 1 };
+    let (mut low, mut high) = (0, len);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let entry = store.read_index(index, middle, Direction::Forward, one).map_err(|error| broken(&error))?;
+        match entry.first() {
+            Some(entry) if entry.record.position() < position => low = middle + 1,
+            Some(_) | None => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+/// Whether a read of the log delivers this record.
+pub(super) fn selects(by: Option<&SelectedBy>, record: &Record) -> Result<bool, Failure> {
+    let Some(by) = by else { return Ok(true) };
+    if is_bookkeeping(record.stream()) {
+        return Ok(false);
+    }
+    match by {
+        SelectedBy::Filter(filter) => Ok(filter.passes(record.stream(), record.event_type())?),
+        SelectedBy::NotSystem => Ok(!record.stream().starts_with('$')),
+        // Read from the index, which holds nothing else.
+        SelectedBy::Index(_) => Ok(true),
+    }
+}
+
+/// Streams that no filtered read shows: a consumer group on everything would
+/// otherwise feed on its own checkpoints (protocol 3.6).
+fn is_bookkeeping(stream: &str) -> bool {
+    const GROUPS_ON_ALL: &str = "$persistentsubscription-$all::";
+    stream == "$epoch-information"
+        || (stream.starts_with(GROUPS_ON_ALL) && (stream.ends_with("-checkpoint") || stream.ends_with("-parked")))
+}
+
+impl Source {
+    /// The bounded word by which metrics count it.
+    pub(super) fn api(&self) -> &'static str {
+        match self {
+            Source::Stream { .. } => "stream",
+            Source::Index { .. } => "index",
+            Source::All { selection: None, .. } => "all",
+            Source::All { selection: Some(_), .. } => "all_filtered",
+        }
+    }
+}
+
+/// A read being measured. Counted once; as cancelled where nobody waits for
+/// its end.
+struct Measured {
+    api: &'static str,
+    metrics: Metrics,
+    started: Instant,
+    events: usize,
+    result: &'static str,
+}
+
+impl Measured {
+    fn new(api: &'static str, metrics: Metrics) -> Self {
+        Measured { api, metrics, started: Instant::now(), events: 0, result: "cancelled" }
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        self.metrics.read_finished(self.api, self.result, self.started.elapsed(), self.events);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORWARD: Direction = Direction::Forward;
+    const BACKWARD: Direction = Direction::Backward;
+
+    #[test]
+    fn a_read_of_a_stream_begins_where_the_protocol_says() {
+        for (start, direction, expected) in [
+            (Start::Beginning, FORWARD, Some(0)),
+            (Start::Beginning, BACKWARD, Some(0)),
+            (Start::End, FORWARD, None),
+            (Start::End, BACKWARD, Some(9)),
+            (Start::At(4), FORWARD, Some(4)),
+            (Start::At(4), BACKWARD, Some(4)),
+            (Start::At(9), FORWARD, Some(9)),
+            (Start::At(10), FORWARD, None),
+            (Start::At(10), BACKWARD, Some(9)),
+        ] {
+            assert_eq!(first_number(start, Some(9), direction), expected, "{start:?} {direction:?}");
+            assert_eq!(first_number(start, None, direction), None);
+        }
+    }
+
+    #[test]
+    fn a_read_of_the_log_includes_its_position_forwards_and_excludes_it_backwards() {
+        let at = |number| Start::At(Position::new(number));
+        for (start, direction, expected) in [
+            (Start::Beginning, FORWARD, Some(1)),
+            (Start::Beginning, BACKWARD, None),
+            (Start::End, FORWARD, None),
+            (Start::End, BACKWARD, Some(9)),
+            (at(0), FORWARD, Some(1)),
+            (at(0), BACKWARD, None),
+            (at(1), BACKWARD, None),
+            (at(4), FORWARD, Some(4)),
+            (at(4), BACKWARD, Some(3)),
+            (at(10), FORWARD, None),
+            (at(100), BACKWARD, Some(9)),
+        ] {
+            let first = first_position(start, Position::new(9), direction);
+            assert_eq!(first, expected.map(Position::new), "{start:?} {direction:?}");
+        }
+        for direction in [FORWARD, BACKWARD] {
+            assert_eq!(first_position(Start::Beginning, Position::START, direction), None);
+            assert_eq!(first_position(Start::End, Position::START, direction), None);
+        }
+    }
+
+    #[test]
+    fn bookkeeping_is_hidden_and_nothing_else() {
+        assert!(is_bookkeeping("$persistentsubscription-$all::group-checkpoint"));
+        assert!(is_bookkeeping("$persistentsubscription-$all::group-parked"));
+        assert!(!is_bookkeeping("$persistentsubscription-stream::group-parked"));
+        assert!(!is_bookkeeping("$settings"));
+    }
+}

@@ -1,0 +1,312 @@
+//! The HTTP side of the port, and the router of everything that arrives.
+//!
+//! JSON is shaped as the protocol's clients, container health checks and
+//! scripts expect it (protocol 8.1). What no service and no route takes is
+//! answered in the language it was asked in: a gRPC call with UNIMPLEMENTED,
+//! anything else with JSON.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{Path, Query, Request, State};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tower_http::cors::{Any, CorsLayer};
+
+use crate::calls;
+use crate::context::Context;
+use crate::grpc;
+use crate::members::{self, Told};
+use crate::time::rfc3339;
+use crate::version;
+
+type Shared = State<Arc<Context>>;
+
+/// Everything that this node answers.
+pub(crate) fn router(context: &Arc<Context>) -> Router {
+    // Whoever can reach the port may read these from a browser's page.
+    let cors = CorsLayer::new().allow_origin(Any).allow_methods([Method::GET, Method::OPTIONS]).allow_headers(Any);
+    let pages = Router::new()
+        .route("/", get(root))
+        .route("/info", get(info))
+        .route("/ping", get(ping))
+        .route("/gossip", get(gossip))
+        .route("/health/live", get(health_live))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/readyz/{check}", get(readyz_check))
+        .route("/metrics", get(metrics))
+        .route("/stats", get(stats))
+        .route("/stats/replication", get(empty_list))
+        .route("/stats/tcp", get(empty_list))
+        .route("/stats/{*path}", get(stats_part))
+        .layer(cors)
+        .with_state(context.clone());
+    pages
+        .merge(grpc::routes(context))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(context.metrics.clone(), calls::observe))
+}
+
+/// An error as JSON.
+pub(crate) fn problem(status: StatusCode, text: &str) -> Response {
+    (status, Json(json!({ "status": status.as_u16(), "error": text }))).into_response()
+}
+
+async fn unknown(request: Request) -> Response {
+    if calls::is_grpc(request.headers()) {
+        calls::unimplemented(request.uri().path())
+    } else {
+        problem(StatusCode::NOT_FOUND, &format!("there is nothing at {}", request.uri().path()))
+    }
+}
+
+async fn wrong_method(request: Request) -> Response {
+    if calls::is_grpc(request.headers()) {
+        calls::unimplemented(request.uri().path())
+    } else {
+        problem(StatusCode::METHOD_NOT_ALLOWED, &format!("{} is not possible here", request.method()))
+    }
+}
+
+async fn root(State(context): Shared) -> String {
+    let address = context.config.own_address();
+    format!(
+        "Annals {}: a replicated event log.\n\n\
+         Connect with a KurrentDB client:  kurrentdb://{address}?tls=false\n\
+         Or with the command line:         annals stream ls --server kurrentdb://{address}?tls=false\n\n\
+         /info  /gossip  /readyz  /livez  /metrics  /stats\n",
+        version::VERSION
+    )
+}
+
+async fn ping() -> Json<Value> {
+    Json(json!({ "text": "Ping request successfully handled" }))
+}
+
+async fn info(State(context): Shared) -> Json<Value> {
+    let state = members::own_state(&context).as_str_name().to_lowercase();
+    Json(json!({
+        "dbVersion": version::PROTOCOL,
+        "esVersion": version::PROTOCOL,
+        "annalsVersion": version::VERSION,
+        "commit": version::COMMIT,
+        "state": state,
+        "features": { "projections": false, "userManagement": false, "atomPub": false },
+        "authentication": { "type": "insecure", "properties": {} },
+    }))
+}
+
+async fn gossip(State(context): Shared) -> Json<Value> {
+    let (ip, port) = members::split(&context.config.own_address());
+    let status = context.node.status();
+    let position = context.node.store().tail().get();
+    let member = |told: Told| {
+        json!({
+            "instanceId": told.instance,
+            "timeStamp": rfc3339(told.seen.into()),
+            "state": told.state.as_str_name(),
+            "isAlive": told.alive,
+            "internalTcpIp": told.host,
+            "internalTcpPort": 0,
+            "internalSecureTcpPort": 0,
+            "externalTcpIp": told.host,
+            "externalTcpPort": 0,
+            "externalSecureTcpPort": 0,
+            "internalHttpEndPointIp": told.host,
+            "internalHttpEndPointPort": told.port,
+            "httpEndPointIp": told.host,
+            "httpEndPointPort": told.port,
+            // Known of this node alone; the others get the same numbers
+            // because clients expect some.
+            "lastCommitPosition": position,
+            "writerCheckpoint": position,
+            "chaserCheckpoint": position,
+            "epochPosition": 0,
+            "epochNumber": status.term,
+            "epochId": uuid::Uuid::nil(),
+            "nodePriority": 0,
+            "isReadOnlyReplica": told.state.as_str_name() == "ReadOnlyReplica",
+            "esVersion": version::PROTOCOL,
+        })
+    };
+    let members: Vec<_> = members::told(&context).into_iter().map(member).collect();
+    Json(json!({ "members": members, "serverIp": ip, "serverPort": port }))
+}
+
+#[derive(Deserialize)]
+struct LiveQuery {
+    #[serde(rename = "liveCode")]
+    live_code: Option<u16>,
+}
+
+/// What existing container health checks ask: despite its name, readiness.
+async fn health_live(State(context): Shared, Query(query): Query<LiveQuery>) -> StatusCode {
+    if context.health.is_ready(&context.node.status()) {
+        query.live_code.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(StatusCode::NO_CONTENT)
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+async fn livez(State(context): Shared) -> (StatusCode, &'static str) {
+    if context.health.is_live() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "tasks of this process make no progress\n")
+    }
+}
+
+#[derive(Deserialize)]
+struct ReadyQuery {
+    exclude: Option<String>,
+}
+
+async fn readyz(State(context): Shared, Query(query): Query<ReadyQuery>, headers: HeaderMap) -> Response {
+    let checks = context.health.checks(&context.node.status());
+    let excluded = |name: &str| query.exclude.as_deref().is_some_and(|list| list.split(',').any(|each| each == name));
+    let failed = checks.iter().any(|check| check.failure.is_some() && !excluded(check.name));
+    let status = if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    if accepts_json(&headers) {
+        let checks: Map<String, Value> = checks
+            .into_iter()
+            .map(|check| (check.name.to_owned(), check.failure.map_or(json!("ok"), Value::String)))
+            .collect();
+        return (status, Json(json!({ "ready": !failed, "checks": checks }))).into_response();
+    }
+    let mut text = String::new();
+    for check in &checks {
+        match &check.failure {
+            _ if excluded(check.name) => text.push_str(&format!("[ ]{} excluded\n", check.name)),
+            None => text.push_str(&format!("[+]{} ok\n", check.name)),
+            Some(failure) => text.push_str(&format!("[-]{} failed: {failure}\n", check.name)),
+        }
+    }
+    text.push_str(if failed { "not ready\n" } else { "ready\n" });
+    (status, text).into_response()
+}
+
+async fn readyz_check(State(context): Shared, Path(name): Path<String>) -> Response {
+    let checks = context.health.checks(&context.node.status());
+    match checks.into_iter().find(|check| check.name == name).map(|check| check.failure) {
+        None => problem(StatusCode::NOT_FOUND, &format!("there is no check named {name}")),
+        Some(None) => (StatusCode::OK, "ok\n").into_response(),
+        Some(Some(failure)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{failure}\n")).into_response(),
+    }
+}
+
+fn accepts_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("application/json"))
+}
+
+async fn metrics(State(context): Shared) -> Response {
+    let rendered = tokio::task::spawn_blocking(move || {
+        let ready = context.health.is_ready(&context.node.status());
+        context.metrics.refresh(&context.node, &context.config.data, ready);
+        context.metrics.render()
+    })
+    .await;
+    match rendered {
+        Ok(text) => {
+            let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            ([(header::CONTENT_TYPE, plain)], text).into_response()
+        }
+        // Only while the runtime shuts down.
+        Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "this node is stopping"),
+    }
+}
+
+async fn empty_list() -> Json<Value> {
+    Json(json!([]))
+}
+
+#[derive(Deserialize)]
+struct StatsQuery {
+    group: Option<bool>,
+}
+
+async fn stats(State(context): Shared, Query(query): Query<StatsQuery>) -> Json<Value> {
+    let flat = statistics(&context);
+    Json(if query.group.unwrap_or(true) { nested(&flat) } else { Value::Object(flat) })
+}
+
+async fn stats_part(State(context): Shared, Path(path): Path<String>) -> Response {
+    let pointer = format!("/{}", path.trim_matches('/'));
+    match nested(&statistics(&context)).pointer(&pointer) {
+        Some(part) => Json(part).into_response(),
+        None => problem(StatusCode::NOT_FOUND, &format!("there are no statistics at {path}")),
+    }
+}
+
+/// Statistics under the protocol's flat names, joined by `-`.
+fn statistics(context: &Context) -> Map<String, Value> {
+    let status = context.node.status();
+    let mut flat = Map::new();
+    let mut put = |name: &str, value: Value| flat.insert(name.to_owned(), value);
+    put("proc-id", json!(std::process::id()));
+    if let Some(memory) = proc_bytes("/proc/self/status", "VmRSS:") {
+        put("proc-mem", json!(memory));
+    }
+    if let Some(free) = proc_bytes("/proc/meminfo", "MemAvailable:") {
+        put("sys-freeMem", json!(free));
+    }
+    put("es-version", json!(version::PROTOCOL));
+    put("es-checkpoint", json!(context.node.store().tail().get()));
+    put("es-node-state", json!(members::own_state(context).as_str_name()));
+    put("es-subscriptions-open", json!(context.metrics.subscriptions_open()));
+    put("es-raft-term", json!(status.term));
+    put("es-raft-lastLog", json!(status.last_log));
+    put("es-raft-committed", json!(status.committed));
+    put("es-raft-applied", json!(status.applied));
+    put("es-raft-durable", json!(status.durable));
+    flat
+}
+
+/// The names split at `-` into objects.
+fn nested(flat: &Map<String, Value>) -> Value {
+    let mut root = Map::new();
+    for (name, value) in flat {
+        let mut object = &mut root;
+        let mut parts = name.split('-').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                object.insert(part.to_owned(), value.clone());
+                break;
+            }
+            let inner = object.entry(part.to_owned()).or_insert_with(|| Value::Object(Map::new()));
+            let Value::Object(inner) = inner else { break };
+            object = inner;
+        }
+    }
+    Value::Object(root)
+}
+
+/// A line such as `VmRSS:  1234 kB` of a file of the kernel's.
+fn proc_bytes(path: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flat_statistics_nest_at_each_hyphen() {
+        let mut flat = Map::new();
+        flat.insert("a-b-c".to_owned(), json!(1));
+        flat.insert("a-b-d".to_owned(), json!(2));
+        flat.insert("e".to_owned(), json!(3));
+        assert_eq!(nested(&flat), json!({ "a": { "b": { "c": 1, "d": 2 } }, "e": 3 }));
+    }
+}

@@ -1,0 +1,26 @@
+//! The process around a node: configuration, one listener, gRPC services,
+//! HTTP, metrics and health.
+//!
+//! Begin with [`run`], which starts everything in order and tells the life of
+//! an append.
+#![forbid(unsafe_code)]
+
+mod calls;
+pub mod config;
+mod consistency;
+pub mod context;
+mod grpc;
+pub mod health;
+mod http;
+mod listener;
+mod members;
+pub mod metrics;
+pub mod run;
+mod status;
+pub mod time;
+pub mod version;
+
+pub use config::Config;
+pub use context::Context;
+pub use metrics::Metrics;
+pub use run::{RunError, Server, run};

@@ -1,0 +1,210 @@
+//! Starts a node in order and stops it in reverse.
+//!
+//! # The life of an append
+//!
+//! 1. [`crate::listener`] takes the connection, `grpc/streams/append.rs`
+//!    reads the frames under a byte budget and parses them once into an
+//!    [`annals_core::Command`]. From here on nothing is unvalidated.
+//! 2. [`Node::append`] gives it to the leader's proposer, which drains what
+//!    waits into one batch, stamps its time and proposes it as one log entry.
+//!    On a follower the command goes to the leader and comes back as an
+//!    outcome.
+//! 3. The log's flusher writes and syncs the entry, on the leader and on its
+//!    peers at the same time. A quorum makes it committed.
+//! 4. Each node applies it: `annals_core::decide` over the heads of the
+//!    streams, then one write batch in `annals_store`. The tail moves once.
+//! 5. Every waiting request gets its [`annals_core::Outcome`], and
+//!    `status.rs` makes of it what the client reads. Subscribers wake.
+//!
+//! # Stopping
+//!
+//! Not ready any more → subscriptions end with UNAVAILABLE, so that clients
+//! go elsewhere → leadership is handed over and the log closed, while the
+//! listener still answers peers → no new connections, running calls end →
+//! what is left at the deadline is cut off.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use annals_raft::{Node, OpenError};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Invalid};
+use crate::context::Context;
+use crate::health::{self, Health};
+use crate::metrics::Metrics;
+use crate::{http, listener};
+
+/// Election timeouts without a leader after which a node is not ready.
+const LEADERLESS_ELECTIONS: u32 = 10;
+
+/// Why a node could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] Invalid),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The data directory cannot be served.
+    #[error("cannot open the data directory {data}")]
+    Open {
+        /// The directory.
+        data: String,
+        /// Why not, and the way back.
+        #[source]
+        source: OpenError,
+    },
+}
+
+/// A node that serves.
+pub struct Server {
+    context: Arc<Context>,
+    address: SocketAddr,
+    listening: JoinHandle<()>,
+    ticking: JoinHandle<()>,
+    stop_listening: CancellationToken,
+    cut: CancellationToken,
+}
+
+/// Serves until `stop` is cancelled, then stops gracefully. With a `listener`
+/// its address replaces the configured one.
+///
+/// # Errors
+/// [`RunError`]: nothing was served.
+pub async fn run(config: Config, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
+    let server = Server::start(config, listener).await?;
+    stop.cancelled().await;
+    server.stop().await;
+    Ok(())
+}
+
+impl Server {
+    /// Starts a node; returns when it listens, which is before it is ready.
+    ///
+    /// # Errors
+    /// [`RunError`]: nothing is left running.
+    pub async fn start(mut config: Config, listener: Option<TcpListener>) -> Result<Server, RunError> {
+        // Before the disks are touched: a port in use is the most common
+        // mistake and must not leave a half-opened node.
+        let listener = match listener {
+            Some(listener) => listener,
+            None => {
+                config.validate()?;
+                let listen = TcpListener::bind(config.listen).await;
+                listen.map_err(|source| RunError::Listen { address: config.listen, source })?
+            }
+        };
+        let address = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
+        config.listen = address;
+        config.validate()?;
+
+        let metrics = Metrics::new();
+        let node = open(&config, metrics.clone()).await?;
+        let context = Arc::new(Context {
+            node,
+            metrics: metrics.clone(),
+            health: Health::new(Duration::from_millis(config.election_max_ms) * LEADERLESS_ELECTIONS),
+            stopping: CancellationToken::new(),
+            config: config.clone(),
+        });
+        context.health.tick(&context.node.status());
+
+        let stop_listening = CancellationToken::new();
+        let cut = CancellationToken::new();
+        let server = listener::Server {
+            app: http::router(&context),
+            config,
+            metrics,
+            stop: stop_listening.clone(),
+            cut: cut.clone(),
+        };
+        Ok(Server {
+            listening: tokio::spawn(server.serve(listener)),
+            ticking: tokio::spawn(tick(context.clone())),
+            context,
+            address,
+            stop_listening,
+            cut,
+        })
+    }
+
+    /// What the handlers of requests use.
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops gracefully, within `shutdown_timeout_ms`.
+    pub async fn stop(self) {
+        let timeout = self.context.config.shutdown_timeout();
+        let deadline = tokio::time::Instant::now() + timeout;
+        tracing::info!("stopping");
+        self.context.health.drain();
+        self.context.stopping.cancel();
+        // The listener still answers: handing leadership over needs peers.
+        if tokio::time::timeout_at(deadline, self.context.node.shutdown()).await.is_err() {
+            tracing::warn!(?timeout, "the node did not stop in time; it will recover at the next start");
+        }
+        self.stop_listening.cancel();
+        let mut listening = self.listening;
+        if tokio::time::timeout_at(deadline, &mut listening).await.is_err() {
+            tracing::warn!("cutting off calls that did not end in time");
+            self.cut.cancel();
+            // Now nothing waits any more, so that this ends at once.
+            let _ = listening.await;
+        }
+        self.ticking.abort();
+        tracing::info!("stopped");
+    }
+}
+
+async fn open(config: &Config, metrics: Metrics) -> Result<Node, RunError> {
+    let node = annals_raft::Config {
+        bootstrap: config.bootstrap.clone(),
+        store: annals_store::Options {
+            memtable_bytes: bytes(config.memtable_bytes),
+            block_cache_bytes: bytes(config.block_cache_bytes),
+            ring_bytes: bytes(config.ring_bytes),
+        },
+        heartbeat: Duration::from_millis(config.heartbeat_ms),
+        election_min: Duration::from_millis(config.election_min_ms),
+        election_max: Duration::from_millis(config.election_max_ms),
+        append_queue_bytes: bytes(config.append_queue_bytes),
+        log_keep_bytes: config.log_keep_bytes,
+        log_keep_entries: config.log_keep_entries,
+        disk_reserve_bytes: config.disk_reserve_bytes,
+        observer: Arc::new(metrics),
+        ..annals_raft::Config::new(&config.data, config.own_address())
+    };
+    Node::open(node).await.map_err(|source| RunError::Open { data: config.data.display().to_string(), source })
+}
+
+/// Tells health that the runtime still runs tasks.
+async fn tick(context: Arc<Context>) {
+    let mut interval = tokio::time::interval(health::TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        context.health.tick(&context.node.status());
+    }
+}
+
+fn bytes(configured: u64) -> usize {
+    usize::try_from(configured).unwrap_or(usize::MAX)
+}
