@@ -322,6 +322,12 @@ impl NetStreamAppend<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            let mut input = input;
+            // The library's pause after a failure is in this stream: a session
+            // that fails before it asks for a request would begin again at
+            // once, thousands of times in a second.
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed() as BoxStream<'s, _>) };
+            let (header, entries) = codec::encode_append(&first);
             let (requests, outgoing) = mpsc::channel(PIPELINE);
             let mut client = self.client()?;
             let answers = self.call(CONNECT, client.append(self.sign(ReceiverStream::new(outgoing)))).await?;
@@ -329,7 +335,7 @@ impl NetStreamAppend<TypeConfig> for Peer {
                 peer: self,
                 input: Some(input),
                 requests: Some(requests),
-                next: None,
+                next: Some(pb::AppendRequest { header, entries }),
                 answers,
                 unanswered: 0,
                 waiting_since: tokio::time::Instant::now(),

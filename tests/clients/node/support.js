@@ -93,14 +93,23 @@ async function makeMetadataOnly(client) {
   return stream;
 }
 
-/** The error `action` rejects with, which must be of the given class. */
+/**
+ * The error `action` rejects with, which must be of the given class. An answer the client
+ * cannot understand may leave the call pending for ever, hence the limit.
+ */
 async function refusal(action, type) {
-  let error;
+  let error, timer;
+  const limit = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new assert.AssertionError({ message: "was never answered" })), PATIENCE_MS);
+  });
   try {
-    await action();
+    await Promise.race([action(), limit]);
   } catch (e) {
     error = e;
+  } finally {
+    clearTimeout(timer);
   }
+  if (error instanceof assert.AssertionError) throw error;
   assert.ok(error, "should have been refused");
   if (type) assert.ok(error instanceof type, `expected ${type.name}, got ${error?.constructor?.name}: ${error?.message}`);
   return error;
