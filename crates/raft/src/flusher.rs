@@ -76,8 +76,16 @@ pub(crate) enum Request {
 
 /// Ends the process, because going on could break a promise already given.
 pub(crate) fn stop_process(why: &str, error: &dyn std::error::Error) -> ! {
-    tracing::error!(error = %error, source = ?error.source().map(ToString::to_string), "{why}: ending the process, because nothing may be acknowledged after this");
-    eprintln!("annals: {why}: {error}: ending the process, because nothing may be acknowledged after this");
+    let mut causes = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes = format!("{causes}: {cause}");
+        next = cause.source();
+    }
+    tracing::error!("{why}: {causes}: ending the process, because nothing may be acknowledged after this");
+    // Whoever starts the process sees its standard error even if nobody
+    // collects its traces.
+    eprintln!("annals: {why}: {causes}: ending the process, because nothing may be acknowledged after this");
     std::process::abort();
 }
 

@@ -4,7 +4,7 @@
 //! opaque batches, applies them to the event store, and offers a [`Node`]:
 //! append, read barrier, status, membership.
 //!
-//! Reading order: what a node is ([`node`]) and who it is (`identity`,
+//! Reading order: what a node is (`node`) and who it is (`identity`,
 //! `bootstrap`, `admin`); how entries become durable (`log_store`, `entries`,
 //! `flusher`, `witness`, `codec`); how they travel and are applied (`network`,
 //! `service`, `state_machine`, `snapshot`, `maintenance`); what an append and
@@ -14,23 +14,23 @@
 mod admin;
 mod bootstrap;
 mod codec;
-pub mod config;
+mod config;
 mod entries;
-pub mod error;
+mod error;
 mod flusher;
 mod forward;
 mod identity;
 mod log_store;
 mod maintenance;
 mod network;
-pub mod node;
-pub mod observer;
+mod node;
+mod observer;
 mod proposer;
 mod read_index;
 mod service;
 mod snapshot;
 mod state_machine;
-pub mod status;
+mod status;
 mod types;
 mod witness;
 

@@ -124,14 +124,14 @@ impl Server {
     /// Stops as a process that was killed, as far as one process can show it:
     /// nothing is handed over and nothing is flushed.
     pub fn kill(mut self) {
-        self.runtime.take().expect("running").shutdown_timeout(Duration::from_millis(500));
+        self.runtime.take().expect("running").shutdown_timeout(Duration::from_secs(3));
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            runtime.shutdown_timeout(Duration::from_secs(3));
         }
     }
 }
@@ -189,9 +189,10 @@ pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 /// Several nodes with data directories that outlive them. Node ids are places
 /// in the list, from 1.
 pub struct Cluster {
+    // Dropped before their directories.
+    pub servers: Vec<Option<Server>>,
     pub dirs: Vec<TempDir>,
     pub addresses: Vec<String>,
-    pub servers: Vec<Option<Server>>,
     adjust: fn(&mut Config),
     founders: usize,
 }
