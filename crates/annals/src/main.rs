@@ -81,6 +81,9 @@ enum Command {
     Version(version::Arguments),
 }
 
+/// How long tasks may take to end once their work is done.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(5);
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -91,8 +94,9 @@ fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(run(cli.command));
-    // Threads that still read a disk must not hold the process up.
-    runtime.shutdown_background();
+    // Tasks let go of what they hold before the process ends under them, but a
+    // thread that hangs in a read of a disk must not hold it up for ever.
+    runtime.shutdown_timeout(LINGER);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -375,7 +375,7 @@ impl Node {
             tracing::warn!("some tasks did not end in time");
         }
         let store = self.inner.store.clone();
-        match tokio::task::spawn_blocking(move || store.flush()).await {
+        match tokio::task::spawn_blocking(move || store.close()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 tracing::error!(%error, "the state could not be flushed; it will be applied again from the log")

@@ -109,6 +109,11 @@ impl Database {
             .map_err(|source| Error::Database { attempted: "flush the state", source })
     }
 
+    /// Ends the database's own threads, and waits for them.
+    pub(crate) fn end_background_work(&self) {
+        self.rocks.cancel_all_background_work(true);
+    }
+
     /// Makes a copy in a directory that does not exist yet. Files are linked,
     /// not copied.
     pub(crate) fn copy_to(&self, directory: &Path) -> Result<(), Error> {

@@ -142,6 +142,19 @@ impl Store {
         Ok(state.durable_standing()?.mark)
     }
 
+    /// Makes everything applied durable and ends the store's own threads: a
+    /// process that exits under a running compaction is aborted by it. What is
+    /// applied can still be read; nothing may be applied any more.
+    ///
+    /// # Errors
+    /// [`Error`]: some of it is not durable, and is applied again at the next
+    /// start. The threads have ended all the same.
+    pub fn close(&self) -> Result<Option<Mark>, Error> {
+        let flushed = self.flush();
+        self.state().database.end_background_work();
+        flushed
+    }
+
     /// The position of the newest event.
     pub fn tail(&self) -> Position {
         self.state().tail()
