@@ -562,17 +562,24 @@ impl From<TooCostly> for Failure {
 /// because clients compare them.
 pub(crate) fn trailer(text: &str) -> MetadataValue<Ascii> {
     let plain = |byte: u8| (0x20..=0x7e).contains(&byte);
-    if text.bytes().all(plain) {
+    // Space around a value is not part of it in HTTP, and some clients drop
+    // the whole answer over it.
+    if text.bytes().all(plain) && text.trim_matches(' ') == text {
         return text.parse().expect("printable ASCII is a valid value");
     }
-    let mut encoded = String::with_capacity(text.len() * 3);
-    for byte in text.bytes() {
+    let inner = text.trim_matches(' ');
+    let before = text.len() - text.trim_start_matches(' ').len();
+    let after = text.len() - before - inner.len();
+    let mut encoded = "%20".repeat(before);
+    encoded.reserve(inner.len() * 3);
+    for byte in inner.bytes() {
         if plain(byte) && byte != b'%' {
             encoded.push(char::from(byte));
         } else {
             let _ = write!(encoded, "%{byte:02X}");
         }
     }
+    encoded.push_str(&"%20".repeat(after));
     encoded.parse().expect("printable ASCII is a valid value")
 }
 
@@ -897,6 +904,8 @@ mod tests {
             ("100%-ü", "100%25-%C3%BC"),
             ("日本", "%E6%97%A5%E6%9C%AC"),
             ("", ""),
+            (" two  spaces ", "%20two  spaces%20"),
+            ("  ", "%20%20"),
         ] {
             assert_eq!(trailer(text), expected, "{text}");
         }
