@@ -21,6 +21,8 @@ pub trait Observer: Send + Sync + 'static {
     fn proposal_failed(&self) {}
     /// Commands were proposed as one entry.
     fn proposed(&self, commands: usize, bytes: usize) {}
+    /// What became of a proposed entry is known, or will never be.
+    fn settled(&self) {}
     /// A call to a peer failed.
     fn peer_call_failed(&self, peer: u64) {}
     /// A peer answered a call.

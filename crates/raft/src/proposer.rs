@@ -194,6 +194,7 @@ impl Task {
         let started = Instant::now();
         let (responder, outcome) = ProgressResponder::complete_only();
         if self.surroundings.raft.client_write_ff(proposal, Some(responder)).await.is_err() {
+            self.surroundings.observer.settled();
             for (reply, _) in replies {
                 let _ = reply.send(Err(AppendError::ShuttingDown));
             }
@@ -209,6 +210,7 @@ impl Task {
         started: Instant,
     ) {
         let observer = &self.surroundings.observer;
+        observer.settled();
         let error = match result {
             Ok(Ok(written)) => {
                 observer.committed(started.elapsed());

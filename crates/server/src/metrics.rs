@@ -17,8 +17,8 @@ use annals_raft::{Node, Observer, Role};
 use annals_store::Statistics;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::version;
@@ -73,6 +73,7 @@ struct Inner {
 
     subscriptions_active: IntGaugeVec,
     subscriptions: IntCounterVec,
+    subscription_slow: IntCounter,
 
     raft: Raft,
     disk: Disk,
@@ -90,6 +91,7 @@ struct Raft {
     elections: IntCounter,
     proposals: IntCounter,
     proposals_failed: IntCounter,
+    proposals_pending: IntGauge,
     commit_index: IntGauge,
     applied_index: IntGauge,
     last_log_index: IntGauge,
@@ -129,6 +131,9 @@ struct RocksDb {
     compaction_pending_bytes: IntGaugeVec,
     keys: IntGaugeVec,
     block_cache_bytes: IntGauge,
+    block_cache_hits: IntCounter,
+    block_cache_misses: IntCounter,
+    write_stall_seconds: Counter,
     running_compactions: IntGauge,
     running_flushes: IntGauge,
     write_stopped: IntGauge,
@@ -163,6 +168,11 @@ impl Declarator {
 
     fn counter(&mut self, name: &str, help: &str) -> IntCounter {
         let counter = IntCounter::new(name, help).expect("a valid metric");
+        self.declare("counter", counter)
+    }
+
+    fn real_counter(&mut self, name: &str, help: &str) -> Counter {
+        let counter = Counter::new(name, help).expect("a valid metric");
         self.declare("counter", counter)
     }
 
@@ -271,6 +281,10 @@ impl Metrics {
             d.gauges("annals_subscriptions_active", &["kind"], "Subscriptions that are open on this node.");
         let subscriptions =
             d.counters("annals_subscriptions_total", &["kind"], "Subscriptions that were opened on this node.");
+        let subscription_slow = d.counter(
+            "annals_subscription_slow_total",
+            "Times a live subscription fell more than a page behind and was caught up from the log.",
+        );
 
         let raft = Raft::declare(&mut d);
         let disk = Disk::declare(&mut d);
@@ -306,6 +320,7 @@ impl Metrics {
             events_read,
             subscriptions_active,
             subscriptions,
+            subscription_slow,
             raft,
             disk,
             grpc_handled,
@@ -387,6 +402,11 @@ impl Metrics {
     /// A subscription sent this many events.
     pub fn events_sent(&self, events: usize) {
         self.0.events_read.inc_by(events as u64);
+    }
+
+    /// A live subscription has more to catch up on than one page.
+    pub fn subscription_fell_behind(&self) {
+        self.0.subscription_slow.inc();
     }
 
     /// A subscription begins. It counts as open until the guard is dropped.
@@ -478,6 +498,8 @@ impl Raft {
                 "annals_raft_proposals_failed_total",
                 "Entries this node proposed without learning their fate.",
             ),
+            proposals_pending: d
+                .gauge("annals_raft_proposals_pending", "Entries this node proposed that are not applied yet."),
             commit_index: d.gauge("annals_raft_commit_index", "The newest entry known to be on a quorum."),
             applied_index: d.gauge("annals_raft_applied_index", "The newest entry applied to the events."),
             last_log_index: d.gauge("annals_raft_last_log_index", "The newest entry of this node's log."),
@@ -597,6 +619,14 @@ impl Disk {
             ),
             keys: d.gauges("annals_rocksdb_keys", cf, "Keys, estimated."),
             block_cache_bytes: d.gauge("annals_rocksdb_block_cache_bytes", "Bytes in use of the state's block cache."),
+            block_cache_hits: d
+                .counter("annals_rocksdb_block_cache_hits_total", "Blocks of the state that were found in memory."),
+            block_cache_misses: d
+                .counter("annals_rocksdb_block_cache_misses_total", "Blocks of the state that were read from files."),
+            write_stall_seconds: d.real_counter(
+                "annals_rocksdb_write_stall_seconds_total",
+                "Seconds for which writes of the state were held back for compaction.",
+            ),
             running_compactions: d.gauge("annals_rocksdb_running_compactions", "Compactions running now."),
             running_flushes: d.gauge("annals_rocksdb_running_flushes", "Flushes running now."),
             write_stopped: d.gauge("annals_rocksdb_write_stopped", "1 while RocksDB holds all writes back."),
@@ -636,6 +666,12 @@ impl RocksDb {
             self.keys.with_label_values(cf).set(gauge(column.keys));
         }
         self.block_cache_bytes.set(gauge(statistics.block_cache_bytes));
+        // RocksDB counts from its own start: what it has more is added.
+        let more = |counter: &IntCounter, now: u64| counter.inc_by(now.saturating_sub(counter.get()));
+        more(&self.block_cache_hits, statistics.block_cache_hits);
+        more(&self.block_cache_misses, statistics.block_cache_misses);
+        let stalled = statistics.write_stall.as_secs_f64() - self.write_stall_seconds.get();
+        self.write_stall_seconds.inc_by(stalled.max(0.0));
         self.running_compactions.set(gauge(statistics.running_compactions));
         self.running_flushes.set(gauge(statistics.running_flushes));
         self.write_stopped.set(i64::from(statistics.write_stopped));
@@ -690,6 +726,11 @@ impl Observer for Metrics {
 
     fn proposed(&self, commands: usize, _bytes: usize) {
         self.0.raft.entry_commands.observe(commands as f64);
+        self.0.raft.proposals_pending.inc();
+    }
+
+    fn settled(&self) {
+        self.0.raft.proposals_pending.dec();
     }
 
     fn state_flushed(&self, took: Duration) {

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
     DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteBatch, checkpoint::Checkpoint,
@@ -21,6 +22,8 @@ use crate::runs::Run;
 /// An open RocksDB.
 pub(crate) struct Database {
     rocks: DB,
+    /// RocksDB's counters hang on the options it was opened with.
+    options: rocksdb::Options,
 }
 
 /// The column families of a database, looked up once.
@@ -44,8 +47,9 @@ impl Database {
     pub(crate) fn open(directory: &Path, options: &Options, cache: &Cache) -> Result<Database, OpenError> {
         let columns = Column::ALL
             .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, options, cache)));
-        match DB::open_cf_descriptors(&database_options(), directory, columns) {
-            Ok(rocks) => Ok(Database { rocks }),
+        let options = database_options();
+        match DB::open_cf_descriptors(&options, directory, columns) {
+            Ok(rocks) => Ok(Database { rocks, options }),
             Err(source) => {
                 let directory = PathBuf::from(directory);
                 // RocksDB has no kind of its own for this.
@@ -107,6 +111,11 @@ impl Database {
         self.rocks
             .flush_cfs_opt(&columns.each_ref().map(|column| *column), &options)
             .map_err(|source| Error::Database { attempted: "flush the state", source })
+    }
+
+    /// What RocksDB has counted since it was opened.
+    pub(crate) fn ticker(&self, ticker: Ticker) -> u64 {
+        self.options.get_ticker_count(ticker)
     }
 
     /// Ends the database's own threads, and waits for them.
@@ -208,6 +217,9 @@ fn database_options() -> rocksdb::Options {
     // Written out as it is produced, so that a flush does not end with one
     // large sync that the replicated log's syncs would have to wait for.
     options.set_bytes_per_sync(1024 * 1024);
+    // Counters only: the timers would cost a clock reading per operation.
+    options.enable_statistics();
+    options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     options.set_keep_log_file_num(4);
     options.set_max_log_file_size(8 * 1024 * 1024);
     options

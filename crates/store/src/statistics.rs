@@ -1,6 +1,9 @@
 //! What an operator wants to know of the state's disk and memory.
 
+use std::time::Duration;
+
 use rocksdb::properties;
+use rocksdb::statistics::Ticker;
 
 use crate::keys::Column;
 use crate::state::State;
@@ -13,6 +16,12 @@ pub struct Statistics {
     pub columns: Vec<ColumnStatistics>,
     /// Bytes of decompressed blocks in memory.
     pub block_cache_bytes: u64,
+    /// Blocks found in memory, since the start.
+    pub block_cache_hits: u64,
+    /// Blocks read from files, since the start.
+    pub block_cache_misses: u64,
+    /// How long writes were held back for compaction, since the start.
+    pub write_stall: Duration,
     /// Compactions running now.
     pub running_compactions: u64,
     /// Flushes running now.
@@ -65,6 +74,9 @@ impl State {
         Statistics {
             columns: columns.to_vec(),
             block_cache_bytes: inner.cache.get_usage() as u64,
+            block_cache_hits: database.ticker(Ticker::BlockCacheHit),
+            block_cache_misses: database.ticker(Ticker::BlockCacheMiss),
+            write_stall: Duration::from_micros(database.ticker(Ticker::StallMicros)),
             running_compactions: of_all(properties::NUM_RUNNING_COMPACTIONS),
             running_flushes: of_all(properties::NUM_RUNNING_FLUSHES),
             write_stopped: of_all(properties::IS_WRITE_STOPPED) != 0,

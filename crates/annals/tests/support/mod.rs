@@ -6,6 +6,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -78,22 +79,25 @@ pub(crate) fn run_with_input(arguments: &[&str], input: &str) -> Ran {
     Ran::of(&child.wait_with_output().expect("it ends"))
 }
 
-/// The first of `count` ports in a row that nobody listens on.
+/// The first of `count` ports in a row that nobody listens on, never given to
+/// another test. Below the range from which the system takes the ports of
+/// outgoing connections: one of those could be in the way a moment later.
 pub(crate) fn free_ports(count: u16) -> u16 {
-    for _ in 0..100 {
-        let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let first = probe.local_addr().expect("an address").port();
-        drop(probe);
-        let taken =
-            |offset: u16| first.checked_add(offset).is_none_or(|port| TcpListener::bind(("127.0.0.1", port)).is_err());
-        if !(0..count).any(taken) {
+    const FIRST: u32 = 10_000;
+    const RANGE: u32 = 20_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    for _ in 0..1_000 {
+        let taken = TAKEN.fetch_add(u32::from(count), Ordering::Relaxed);
+        let first = u16::try_from(FIRST + start.wrapping_add(taken) % RANGE).expect("below 2^16");
+        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
             return first;
         }
     }
     panic!("no {count} free ports in a row");
 }
 
-/// A process that runs nodes. Killed when dropped.
+/// A process that runs nodes. Stopped when dropped.
 pub(crate) struct Running {
     pub(crate) child: Child,
     pub(crate) port: u16,
@@ -147,8 +151,17 @@ impl Running {
 }
 
 impl Drop for Running {
+    /// Asks before it kills: a node that was killed leaves its temporary
+    /// directory behind, and a test run starts some dozens of them.
     fn drop(&mut self) {
-        // It may have ended already.
+        let gone = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)) | Err(_));
+        if !gone(&mut self.child) {
+            signal(self.child.id(), "TERM");
+        }
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while !gone(&mut self.child) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -182,6 +182,9 @@ impl Subscription {
                 answers.extend(self.feed.checkpoint());
                 answers.push(self.feed.caught_up());
             }
+            if self.live && !at_end {
+                self.context.metrics.subscription_fell_behind();
+            }
             self.live = at_end;
             if !answers.is_empty() {
                 return Ok((self, answers));
