@@ -106,8 +106,37 @@ pub(crate) fn key(index: u64) -> [u8; 8] {
 #[derive(Clone)]
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
-    requests: mpsc::Sender<Request>,
-    thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
+    flusher: Arc<Flusher>,
+}
+
+/// The way to the thread that writes. Whoever lets go of the log last waits
+/// for that thread: it holds the database, and a process that exits while a
+/// database closes itself elsewhere is aborted.
+struct Flusher {
+    /// There until the drop.
+    requests: Option<mpsc::Sender<Request>>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Flusher {
+    fn requests(&self) -> &mpsc::Sender<Request> {
+        self.requests.as_ref().expect("taken by the drop only")
+    }
+
+    /// Waits until the thread has ended, which it does when asked to close or
+    /// when nobody can ask it any more.
+    fn join(&self) {
+        if let Some(thread) = self.thread.lock().take() {
+            thread.join().expect("the flusher ends the process instead of panicking");
+        }
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.requests = None;
+        self.join();
+    }
 }
 
 impl LogStore {
@@ -134,7 +163,8 @@ impl LogStore {
         let shared = Arc::new(Shared { database: RwLock::new(Some(Arc::new(database))), log: Mutex::new(log) });
         let (requests, thread) = flusher::spawn(shared.clone(), witness, acknowledged, observer)
             .map_err(|source| OpenError::Io { action: "start the log's thread for", path, source })?;
-        Ok(LogStore { shared, requests, thread: Arc::new(Mutex::new(Some(thread))) })
+        let flusher = Arc::new(Flusher { requests: Some(requests), thread: Mutex::new(Some(thread)) });
+        Ok(LogStore { shared, flusher })
     }
 
     /// Whether nothing was ever written: no vote and no entry.
@@ -166,19 +196,17 @@ impl LogStore {
     /// Lets the flusher look at the age of its witness.
     pub(crate) fn tick(&self) {
         // A full queue means that it is busy, and looks anyway.
-        let _ = self.requests.try_send(Request::Tick);
+        let _ = self.flusher.requests().try_send(Request::Tick);
     }
 
     /// Writes what waits, brings the witness up to date, and lets go of the
     /// database. Everything that comes later fails.
     pub(crate) async fn close(&self) {
-        let _ = self.requests.send(Request::Close).await;
-        let thread = self.thread.lock().take();
+        let _ = self.flusher.requests().send(Request::Close).await;
+        let flusher = self.flusher.clone();
         let shared = self.shared.clone();
         let closed = tokio::task::spawn_blocking(move || {
-            if let Some(thread) = thread {
-                thread.join().expect("the flusher ends the process instead of panicking");
-            }
+            flusher.join();
             let Some(database) = shared.database.write().take() else { return };
             // Reads are short; the last one out closes the database.
             while Arc::strong_count(&database) > 1 {
@@ -189,7 +217,7 @@ impl LogStore {
     }
 
     async fn send(&self, request: Request) -> io::Result<()> {
-        self.requests.send(request).await.map_err(|_| closed())
+        self.flusher.requests().send(request).await.map_err(|_| closed())
     }
 
     /// Entries of `[start, end)` that the log has, at most about `bytes` but
