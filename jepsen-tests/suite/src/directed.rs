@@ -1,0 +1,99 @@
+//! Stories that chance would hardly tell.
+
+use std::time::Duration;
+
+use annals_checker::Settings;
+use annals_testbed::nemesis::{Move, Shape as Cutting, Target};
+use annals_testbed::{Cut, nemesis};
+use anyhow::Result;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::harness::{Harness, Job, Report, Shape};
+
+/// The leader is cut off again and again, and clients still reach it: nothing
+/// that it says alone may count.
+pub(crate) async fn lone_leader(job: Job, rounds: usize, settings: Settings) -> Result<Report> {
+    let mut harness = Harness::start(job, Shape::default()).await?;
+    let load = harness.load(harness.plan());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut rng = StdRng::seed_from_u64(harness.job.seed);
+    for _ in 0..rounds {
+        let cut = Move::Partition {
+            shape: Cutting::Isolated(Target::Leader),
+            how: Cut::Drop,
+            time: Duration::from_millis(rng.random_range(3_000..5_000)),
+            clients: false,
+            flapping: None,
+        };
+        harness.note(nemesis::perform(&harness.testbed, &cut, &harness.recorder.clock()).await);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    harness.heal().await;
+    harness.finish(Some(load), settings).await
+}
+
+/// One node misses the newest events; another comes back with an empty disk
+/// and its old address; together they are a majority that must not be one.
+pub(crate) async fn empty_majority(job: Job, rounds: usize, settings: Settings) -> Result<Report> {
+    let mut harness = Harness::start(job, Shape::default()).await?;
+    let load = harness.load(harness.plan());
+    for _ in 0..rounds {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let (leader, others) = harness.roles().await?;
+        let (wiped, behind) = (others[0], others[1]);
+        let start = harness.recorder.now();
+        harness.testbed.kill(behind).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        harness.testbed.kill(leader).await?;
+        harness.testbed.kill(wiped).await?;
+        let data = harness.testbed.spec(wiped).data;
+        let aside = data.with_extension("aside");
+        std::fs::rename(&data, &aside)?;
+        harness.testbed.start_node(behind).await?;
+        harness.testbed.start_node(wiped).await?;
+        // The empty one may refuse, wait or end; what matters is what is
+        // acknowledged meanwhile.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let what = if harness.runs(wiped) { "the empty node waited" } else { "the empty node ended" };
+        harness.testbed.expect_exit(wiped);
+        if harness.runs(wiped) {
+            harness.testbed.kill(wiped).await?;
+        }
+        std::fs::remove_dir_all(&data)?;
+        std::fs::rename(&aside, &data)?;
+        harness.noted("F14", "empty-majority", &[wiped, behind], start, what);
+        harness.start_all().await?;
+        harness.heal().await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    harness.finish(Some(load), settings).await
+}
+
+/// All nodes are killed at once, again and again, while state is flushed and
+/// the log purged all the time.
+pub(crate) async fn restarts(job: Job, rounds: usize, settings: Settings) -> Result<Report> {
+    let mut harness = Harness::start(job, Shape::small()).await?;
+    let load = harness.load(harness.plan());
+    let mut rng = StdRng::seed_from_u64(harness.job.seed);
+    for _ in 0..rounds {
+        tokio::time::sleep(Duration::from_millis(rng.random_range(1_500..4_000))).await;
+        let start = harness.recorder.now();
+        let nodes = harness.testbed.nodes();
+        for node in &nodes {
+            harness.testbed.kill(*node).await?;
+        }
+        harness.noted("F1", "kill-all", &nodes, start, "");
+        for node in &nodes {
+            harness.testbed.start_node(*node).await?;
+        }
+        for node in nodes {
+            if let Err(error) = harness.testbed.wait_ready(node, crate::harness::READY).await {
+                harness.complain(format!("node {node} is not ready after a kill: {error:#}"));
+            }
+        }
+    }
+    harness.heal().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    harness.finish(Some(load), settings).await
+}

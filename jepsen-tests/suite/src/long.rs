@@ -1,0 +1,138 @@
+//! The runs for the record: scenarios in turn, each on a fresh cluster with a
+//! seed of its own, until the time is over. `summary.json` holds the sums.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::harness::{self, Job, Report};
+use crate::scenario::{self, Amount};
+use crate::verdict;
+
+/// What is run in a round: scenario, nodes, faults at most.
+const ROUND: &[(&str, u32, usize)] = &[
+    ("kill", 3, 24),
+    ("partition", 3, 14),
+    ("pause", 3, 14),
+    ("mix", 5, 0),
+    ("membership", 3, 5),
+    ("power-loss", 3, 8),
+    ("corruption", 3, 7),
+    ("partition", 5, 10),
+    ("kill", 5, 16),
+    ("catch-up", 3, 4),
+    ("identity", 3, 3),
+    ("lone-leader", 3, 8),
+    ("network", 3, 3),
+    ("clock", 3, 3),
+    ("rotten-majority", 3, 2),
+    ("empty-majority", 3, 2),
+    ("restarts", 3, 8),
+    ("vote-loss", 3, 2),
+];
+
+/// The sums over all runs.
+#[derive(Default, Serialize)]
+struct Summary {
+    runs: Vec<Line>,
+    /// Seconds of all runs together.
+    seconds: f64,
+    acked: u64,
+    valid: u64,
+    /// By class and name.
+    faults: BTreeMap<String, u64>,
+    /// Milliseconds from each kill of a leader to the next acknowledgement of
+    /// an append made after it.
+    unavailable_ms: Vec<u64>,
+}
+
+#[derive(Serialize)]
+struct Line {
+    scenario: String,
+    seed: u64,
+    nodes: u32,
+    seconds: f64,
+    result: String,
+}
+
+/// Runs rounds until the time is over.
+pub(crate) async fn run(binary: &Path, out: &Path, hours: f64, first: u64) -> Result<bool> {
+    let binary = harness::require_binary(binary)?;
+    let begin = Instant::now();
+    let end = begin + Duration::from_secs_f64(hours * 3_600.0);
+    let mut summary = Summary::default();
+    let mut bad = Vec::new();
+    let mut seed = first;
+    'rounds: loop {
+        for (scenario, nodes, faults) in ROUND {
+            if Instant::now() >= end {
+                break 'rounds;
+            }
+            seed += 1;
+            let job = Job {
+                scenario: (*scenario).to_owned(),
+                seed,
+                nodes: *nodes,
+                duration: Duration::from_secs(180),
+                binary: binary.clone(),
+                out: out.to_owned(),
+                seeded_bug: None,
+            };
+            let directory = out.join(format!("{scenario}-{seed}"));
+            let result = match scenario::run(job, Amount { faults: *faults, minimum: 50 }).await {
+                Ok(report) => {
+                    verdict::print(&report);
+                    summary.add(&report);
+                    if report.is_valid() { "valid".to_owned() } else { "not valid".to_owned() }
+                }
+                Err(error) => format!("not run: {error:#}"),
+            };
+            println!("{:.0} s: {scenario} seed {seed}: {result}", begin.elapsed().as_secs_f64());
+            if result == "valid" {
+                // Gigabytes an hour; the verdict and the page stay.
+                for name in ["history.jsonl", "list-append.edn", "kafka.edn", "set-full.edn"] {
+                    let _ = std::fs::remove_file(directory.join(name));
+                }
+                for node in 1..=32 {
+                    let _ = std::fs::remove_dir_all(directory.join(format!("node-{node}/data")));
+                }
+            } else {
+                bad.push(seed);
+            }
+            let seconds = begin.elapsed().as_secs_f64();
+            summary.seconds = seconds;
+            summary.runs.push(Line { scenario: (*scenario).to_owned(), seed, nodes: *nodes, seconds, result });
+            std::fs::write(out.join("summary.json"), serde_json::to_vec_pretty(&summary)?)?;
+        }
+    }
+    println!("{} runs in {:.0} s, {} acknowledged appends", summary.runs.len(), summary.seconds, summary.acked);
+    for (fault, count) in &summary.faults {
+        println!("{count:6} {fault}");
+    }
+    summary.unavailable_ms.sort_unstable();
+    if let Some(at) = |share: f64| -> Option<u64> {
+        let last = summary.unavailable_ms.len().checked_sub(1)?;
+        summary.unavailable_ms.get((last as f64 * share).round() as usize).copied()
+    }(0.99)
+    {
+        println!("after a kill of the leader, p99: {at} ms of {} kills", summary.unavailable_ms.len());
+    }
+    println!("not valid: {bad:?}");
+    Ok(bad.is_empty())
+}
+
+impl Summary {
+    fn add(&mut self, report: &Report) {
+        self.valid += u64::from(report.is_valid());
+        for (fault, count) in &report.faults {
+            *self.faults.entry(fault.clone()).or_default() += count;
+        }
+        if let Some(verdict) = &report.verdict {
+            self.acked += verdict.counts.acked;
+            self.unavailable_ms.extend(verdict.coverage.unavailability.each.iter().map(|nanos| nanos / 1_000_000));
+        }
+    }
+}

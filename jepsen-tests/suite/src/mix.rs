@@ -1,0 +1,96 @@
+//! Faults drawn from a seed: one after the other, or several kinds at once.
+
+use std::time::Duration;
+
+use annals_checker::Settings;
+use annals_testbed::nemesis;
+use anyhow::Result;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use crate::harness::{Harness, Job, Report, Shape};
+use crate::scenario::pause_between;
+
+/// Before the first fault and after the last.
+const CALM: Duration = Duration::from_secs(4);
+
+/// Faults in turn, each healed before the next.
+pub(crate) async fn in_turn(
+    job: Job,
+    classes: &[&str],
+    shape: Shape,
+    faults: usize,
+    settings: Settings,
+) -> Result<Report> {
+    let mut harness = Harness::start(job, shape).await?;
+    harness.follow_members();
+    let load = harness.load(harness.plan());
+    tokio::time::sleep(CALM).await;
+    let end = tokio::time::Instant::now() + harness.job.duration;
+    let mut rng = StdRng::seed_from_u64(harness.job.seed);
+    // More than can be done in that time; the rest is left.
+    let moves = nemesis::plan(harness.job.seed, classes, harness.job.nodes, Duration::from_secs(4 * 3_600), 0.0);
+    for (_, each) in moves.into_iter().take(faults) {
+        if tokio::time::Instant::now() >= end {
+            break;
+        }
+        harness.note(nemesis::perform(&harness.testbed, &each, &harness.recorder.clock()).await);
+        tokio::time::sleep(pause_between(&mut rng)).await;
+    }
+    harness.heal().await;
+    tokio::time::sleep(CALM).await;
+    harness.finish(Some(load), settings).await
+}
+
+/// Several kinds at once, each in a lane of its own, shifting every half
+/// minute, with a calm quarter of the time.
+pub(crate) async fn at_once(job: Job, settings: Settings) -> Result<Report> {
+    const SHIFT: Duration = Duration::from_secs(24);
+    const REST: Duration = Duration::from_secs(6);
+    const LANES: [&[&str]; 4] = [&["F1", "F2"], &["F3"], &["F4", "F13"], &["F11", "F12"]];
+
+    let mut harness = Harness::start(job, Shape { fake_clock: true, ..Shape::small() }).await?;
+    harness.follow_members();
+    let load = harness.load(harness.plan());
+    tokio::time::sleep(CALM).await;
+    let end = tokio::time::Instant::now() + harness.job.duration;
+    let mut shift = 0_u64;
+    while tokio::time::Instant::now() < end {
+        let mut lanes = tokio::task::JoinSet::new();
+        for (number, classes) in LANES.iter().enumerate() {
+            // The processes' and the network's lanes always run, the others
+            // take turns: two changes of members at once tell nothing.
+            if number >= 2 && shift % 2 != number as u64 % 2 {
+                continue;
+            }
+            let seed = harness.job.seed.wrapping_mul(1_000_003).wrapping_add(shift * 16 + number as u64);
+            let moves = nemesis::plan(seed, classes, harness.job.nodes, SHIFT, 0.25);
+            let (testbed, clock) = (harness.testbed.clone(), harness.recorder.clock());
+            lanes.spawn_local(async move {
+                let begin = tokio::time::Instant::now();
+                let mut done = Vec::new();
+                for (at, each) in moves {
+                    tokio::time::sleep_until(begin + at).await;
+                    if begin.elapsed() >= SHIFT {
+                        break;
+                    }
+                    done.push(nemesis::perform(&testbed, &each, &clock).await);
+                }
+                done
+            });
+        }
+        while let Some(done) = lanes.join_next().await {
+            for fault in done? {
+                harness.note(fault);
+            }
+        }
+        if !harness.heal().await {
+            break;
+        }
+        tokio::time::sleep(REST).await;
+        shift += 1;
+    }
+    harness.heal().await;
+    tokio::time::sleep(CALM).await;
+    harness.finish(Some(load), settings).await
+}

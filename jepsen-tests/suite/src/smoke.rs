@@ -1,0 +1,87 @@
+//! The runs of every change: every class of faults that must not break, in
+//! amounts that fit into twenty minutes.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::harness::{self, Job};
+use crate::scenario::{self, Amount};
+use crate::verdict;
+
+struct Part {
+    scenario: &'static str,
+    nodes: u32,
+    faults: usize,
+    /// Appends that must be acknowledged during the faults of each class.
+    minimum: u64,
+    seconds: u64,
+}
+
+const fn part(scenario: &'static str, nodes: u32, faults: usize, seconds: u64) -> Part {
+    Part { scenario, nodes, faults, minimum: 50, seconds }
+}
+
+/// The amounts of the matrix's column "per CI".
+const PARTS: &[Part] = &[
+    part("calm", 1, 0, 10),
+    part("calm", 3, 0, 25),
+    part("calm", 5, 0, 25),
+    part("kill", 3, 15, 240),
+    part("pause", 3, 10, 240),
+    part("partition", 3, 4, 120),
+    part("partition", 5, 4, 120),
+    part("network", 3, 2, 120),
+    part("power-loss", 3, 16, 300),
+    part("corruption", 3, 6, 240),
+    part("membership", 3, 4, 180),
+    part("catch-up", 3, 5, 180),
+    part("clock", 3, 1, 60),
+    part("identity", 3, 3, 120),
+];
+
+/// Runs them all, or those of these names.
+pub(crate) async fn run(binary: &Path, out: &Path, seed: u64, only: &[String]) -> Result<bool> {
+    let binary = harness::require_binary(binary)?;
+    let begin = Instant::now();
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (number, part) in PARTS.iter().enumerate() {
+        if !only.is_empty() && !only.iter().any(|name| name == part.scenario) {
+            continue;
+        }
+        let job = Job {
+            scenario: part.scenario.to_owned(),
+            // Two parts of one scenario must not share a directory.
+            seed: seed * 100 + number as u64,
+            nodes: part.nodes,
+            duration: Duration::from_secs(part.seconds),
+            binary: binary.clone(),
+            out: out.to_owned(),
+            seeded_bug: None,
+        };
+        let rerun = format!(
+            "annals-jepsen run {} --seed {} --nodes {} --faults {} --seconds {}",
+            job.scenario, job.seed, job.nodes, part.faults, part.seconds
+        );
+        match scenario::run(job, Amount { faults: part.faults, minimum: part.minimum }).await {
+            Ok(report) => {
+                verdict::print(&report);
+                if report.is_valid() {
+                    passed += 1;
+                } else {
+                    failed.push(rerun);
+                }
+            }
+            Err(error) => {
+                println!("  could not be run: {error:#}");
+                failed.push(rerun);
+            }
+        }
+    }
+    println!("{passed} passed, {} failed, {:.0} s", failed.len(), begin.elapsed().as_secs_f64());
+    for rerun in &failed {
+        println!("again: {rerun}");
+    }
+    Ok(failed.is_empty() && passed > 0)
+}
