@@ -130,8 +130,7 @@ fn decide_append<H: Heads>(heads: &H, append: &Append) -> Result<Decision, H::Er
     // changed since the first time.
     let mut written = append.targets.iter().zip(&found).filter(|(target, _)| target.role == Role::Write);
     let repeated_all =
-        !append.events.is_empty() && written.clone().all(|(_, (finding, ..))| matches!(finding, Finding::Repeated(..)));
-    let repeated_some = written.any(|(_, (finding, ..))| matches!(finding, Finding::Repeated(..)));
+        !append.events.is_empty() && written.all(|(_, (finding, ..))| matches!(finding, Finding::Repeated(..)));
     if repeated_all {
         let at = |finding: &Finding| match finding {
             Finding::Repeated(revision, position) => Some((*revision, *position)),
@@ -147,13 +146,15 @@ fn decide_append<H: Heads>(heads: &H, append: &Append) -> Result<Decision, H::Er
         });
     }
 
+    // Where a part was written before and the rest was not, that part is what
+    // is wrong, unless something else is.
+    let conflict = found.iter().any(|(finding, ..)| matches!(finding, Finding::Conflict));
     let violations: Vec<Violation> = (0u32..)
         .zip(append.targets.iter().zip(&found))
         .filter(|(_, (_, (finding, ..)))| match finding {
             Finding::AsExpected => false,
             Finding::Conflict => true,
-            // A part was written before, the rest was not: a conflict.
-            Finding::Repeated(..) => repeated_some,
+            Finding::Repeated(..) => !conflict,
         })
         .map(|(index, (target, (_, _, state)))| violation(index, target.stream.clone(), target.expected, *state))
         .collect();
@@ -214,12 +215,16 @@ fn look<H: Heads>(heads: &H, target: &Target, ids: &[EventId], head: &Head, stat
         if target.expected != Expected::NoStream {
             return Ok(Finding::Conflict);
         }
-        // "No stream" also begins a soft-deleted stream anew. That beginning
-        // is where its metadata truncates it, so a repetition is found there.
-        if let Some(anew) = head.metadata.truncate_before
-            && let Some((revision, position)) = all_there(heads, &target.stream, anew, ids)?
-        {
-            return Ok(Finding::Repeated(revision, position));
+        // "No stream" also begins a soft-deleted stream anew. The newest such
+        // beginning is where its metadata truncates it, so a repetition is
+        // found there; older ones are known among the remembered ids only.
+        if let Some(anew) = head.metadata.truncate_before {
+            if let Some((revision, position)) = all_there(heads, &target.stream, anew, ids)? {
+                return Ok(Finding::Repeated(revision, position));
+            }
+            if let Some(known) = remembered(heads, &target.stream, ids)? {
+                return Ok(known);
+            }
         }
         let first_differs = heads.event_at(&target.stream, start)?.map(|(id, _)| id) != Some(ids[0]);
         return Ok(satisfied(matches!(state, State::SoftDeleted(_)) && first_differs));

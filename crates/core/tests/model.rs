@@ -122,6 +122,11 @@ impl Model {
                         return Some(Ok(start + ids.len() as u64 - 1));
                     }
                 }
+                // Earlier beginnings are known by their ids.
+                let places: Vec<_> = ids.iter().map(|id| self.place(stream, *id)).collect();
+                if expected == Expected::NoStream && self.truncate_before(stream).is_some() && places[0].is_some() {
+                    return Some(places.into_iter().collect::<Option<Vec<u64>>>().and_then(|all| all.last().copied()).ok_or(()));
+                }
                 let there = same(from);
                 let recreation = expected == Expected::NoStream && matches!(self.state(stream), Is::Soft(_));
                 if recreation && !there[0] { None } else { Some(Err(())) }
@@ -185,12 +190,14 @@ impl Model {
                     };
                     return Ok(append.targets.iter().zip(&repeated).map(last).collect());
                 }
+                let conflicts = |t: &Target, r: &Option<Result<u64, ()>>| match r {
+                    Some(r) => r.is_err(),
+                    None => !self.satisfied(t.expected, t.stream.as_str(), !writes(t)),
+                };
+                let any = append.targets.iter().zip(&repeated).any(|(t, r)| conflicts(t, r));
                 let bad: Vec<u32> = (0u32..)
                     .zip(append.targets.iter().zip(&repeated))
-                    .filter(|(_, (t, r))| match r {
-                        Some(_) => true,
-                        None => !self.satisfied(t.expected, t.stream.as_str(), !writes(t)),
-                    })
+                    .filter(|(_, (t, r))| conflicts(t, r) || (!any && r.is_some()))
                     .map(|(i, _)| i)
                     .collect();
                 if !bad.is_empty() {
@@ -402,7 +409,7 @@ proptest! {
         before in prop::collection::vec(command(), 0..8),
         stream in plain_stream(),
         expected in expected(),
-        between in prop::collection::vec((plain_stream(), 100u128..200), 0..6),
+        between in prop::collection::vec((plain_stream(), 100u128..200, 0u8..4), 0..6),
     ) {
         let mut known = Known::default();
         for command in &before {
@@ -410,8 +417,12 @@ proptest! {
         }
         let append = Command::Append(Append::single(stream, expected, vec![event(50, b"{}"), event(51, b"{}")]));
         let Outcome::Appended(first) = known.run(&append) else { return Ok(()) };
-        for (stream, id) in between {
-            known.run(&Command::Append(Append::single(stream, Expected::Any, vec![event(id, b"{}")])));
+        for (stream, id, what) in between {
+            known.run(&match what {
+                0 => Command::Delete { stream, expected: Expected::Any },
+                1 => Command::Append(Append::single(stream, Expected::NoStream, vec![event(id, b"{}")])),
+                _ => Command::Append(Append::single(stream, Expected::Any, vec![event(id, b"{}")])),
+            });
         }
         let length = known.log.len();
         let Outcome::Appended(second) = known.run(&append) else {
