@@ -5,13 +5,15 @@
 //! log. Whoever starts on a damaged disk is therefore made the leader and read
 //! from; the checker compares what it says.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use annals_checker::Settings;
 use annals_checker::history::NodeNumber;
 use annals_disks::corruption::{Corruption, Damage, Part, corrupt};
 use annals_testbed::ProcessState;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -52,9 +54,13 @@ pub(crate) async fn run(job: Job, rounds: usize, settings: Settings) -> Result<R
         }
         let data = harness.testbed.spec(node).data;
         let seed = harness.job.seed.wrapping_mul(1_009).wrapping_add(attempt);
-        let corruption = blocking(move || corrupt(&data, part, damage, seed)).await?;
+        let (spared, corruption) = blocking(move || {
+            let spared = Spared::of(&data)?;
+            Ok((spared, corrupt(&data, part, damage, seed)?))
+        })
+        .await?;
         if let Some(corruption) = corruption {
-            let made = suffer(&mut harness, node, &corruption).await?;
+            let made = suffer(&mut harness, node, &corruption, spared).await?;
             harness.noted("F9", &name(&corruption), &[node], start, format!("{made}; {corruption}"));
             done += 1;
         }
@@ -78,10 +84,39 @@ fn name(corruption: &Corruption) -> String {
     format!("{}-{}", text(damage), text(part))
 }
 
+/// The files of a node as they were before. A node that refuses to start may
+/// have changed others than the damaged one by then.
+struct Spared {
+    data: PathBuf,
+    copy: PathBuf,
+}
+
+impl Spared {
+    fn of(data: &Path) -> Result<Spared> {
+        let copy = data.with_extension("spared");
+        let _ = std::fs::remove_dir_all(&copy);
+        let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(data).arg(&copy).status()?;
+        ensure!(status.success(), "{} cannot be copied", data.display());
+        Ok(Spared { data: data.to_owned(), copy })
+    }
+
+    /// Puts them back. Only for a node that has promised nothing since.
+    fn restore(self) -> Result<()> {
+        std::fs::remove_dir_all(&self.data)?;
+        Ok(std::fs::rename(&self.copy, &self.data)?)
+    }
+}
+
 /// Starts a node on its damaged disk, lets it lead if it dares, stops it and
 /// mends what can be mended. Answers what the node made of it.
-async fn suffer(harness: &mut Harness, node: NodeNumber, corruption: &Corruption) -> Result<&'static str> {
+async fn suffer(
+    harness: &mut Harness,
+    node: NodeNumber,
+    corruption: &Corruption,
+    spared: Spared,
+) -> Result<&'static str> {
     harness.testbed.start_node(node).await?;
+    harness.testbed.expect_exit(node);
     let ready = harness.testbed.wait_ready(node, DECIDES).await.is_ok();
     let mut made = match harness.testbed.state(node) {
         ProcessState::Exited { .. } => "refused to start",
@@ -98,14 +133,15 @@ async fn suffer(harness: &mut Harness, node: NodeNumber, corruption: &Corruption
             made = "served, then ended";
         }
     }
-    harness.testbed.expect_exit(node);
     if harness.runs(node) {
         harness.testbed.kill(node).await?;
     }
     // What a node that started has made of its log and manifests since then is
     // newer than the copy. Tables never change.
     let table = matches!(corruption.part, Part::StateTable | Part::LogTable);
-    if !ready || (table && corruption.file.exists()) {
+    if made == "refused to start" {
+        blocking(move || spared.restore()).await?;
+    } else if table && corruption.file.exists() {
         let corruption = corruption.clone();
         blocking(move || corruption.undo()).await?;
     }
@@ -128,21 +164,23 @@ pub(crate) async fn rotten_majority(job: Job, rounds: usize, settings: Settings)
         harness.testbed.kill(rotten).await?;
         let data = harness.testbed.spec(rotten).data;
         let seed = harness.job.seed.wrapping_mul(1_013).wrapping_add(round);
-        let corruption = blocking(move || corrupt(&data, Part::LogWal, Damage::FlipBit, seed)).await?;
+        let (spared, corruption) = blocking(move || {
+            let spared = Spared::of(&data)?;
+            Ok((spared, corrupt(&data, Part::LogWal, Damage::FlipBit, seed)?))
+        })
+        .await?;
         harness.testbed.start_node(behind).await?;
         harness.testbed.start_node(rotten).await?;
+        harness.testbed.expect_exit(rotten);
         let ready = harness.testbed.wait_ready(rotten, DECIDES).await.is_ok();
         tokio::time::sleep(SERVES).await;
         let ended = matches!(harness.testbed.state(rotten), ProcessState::Exited { .. });
-        harness.testbed.expect_exit(rotten);
         if harness.runs(rotten) {
             harness.testbed.kill(rotten).await?;
         }
         let detail = corruption.as_ref().map(ToString::to_string).unwrap_or_default();
-        if let Some(corruption) = corruption
-            && ended
-        {
-            blocking(move || corruption.undo()).await?;
+        if ended {
+            blocking(move || spared.restore()).await?;
         }
         let made = match (ended, ready) {
             (true, _) => "refused to start",

@@ -52,11 +52,11 @@ pub(crate) async fn empty_majority(job: Job, rounds: usize, settings: Settings) 
         std::fs::rename(&data, &aside)?;
         harness.testbed.start_node(behind).await?;
         harness.testbed.start_node(wiped).await?;
+        harness.testbed.expect_exit(wiped);
         // The empty one may refuse, wait or end; what matters is what is
         // acknowledged meanwhile.
         tokio::time::sleep(Duration::from_secs(6)).await;
         let what = if harness.runs(wiped) { "the empty node waited" } else { "the empty node ended" };
-        harness.testbed.expect_exit(wiped);
         if harness.runs(wiped) {
             harness.testbed.kill(wiped).await?;
         }

@@ -62,6 +62,8 @@ pub(crate) struct Harness {
     pub(crate) endpoints: Endpoints,
     /// What the suite itself saw to be wrong, and no history can show.
     complaints: Vec<String>,
+    /// Ended with the run: they hold on to the cluster.
+    tasks: tokio::task::JoinSet<()>,
 }
 
 /// What came of a run.
@@ -122,7 +124,15 @@ impl Harness {
         })
         .await?;
         let endpoints = Endpoints::new(testbed.nodes().into_iter().map(|node| (node, testbed.address(node))).collect());
-        Ok(Harness { job, directory, recorder, testbed, endpoints, complaints: Vec::new() })
+        Ok(Harness {
+            job,
+            directory,
+            recorder,
+            testbed,
+            endpoints,
+            complaints: Vec::new(),
+            tasks: tokio::task::JoinSet::new(),
+        })
     }
 
     /// A cluster that is ready.
@@ -190,11 +200,17 @@ impl Harness {
         self.complaints.push(what);
     }
 
+    /// Whether a server that was made wrong has shown it: the rest of the run
+    /// would tell nothing more.
+    pub(crate) fn is_caught(&self) -> bool {
+        self.job.seeded_bug.is_some() && !self.complaints.is_empty()
+    }
+
     /// Keeps the list of those whom clients call equal to the members.
-    pub(crate) fn follow_members(&self) {
+    pub(crate) fn follow_members(&mut self) {
         let mut members = self.testbed.members();
         let (testbed, endpoints) = (self.testbed.clone(), self.endpoints.clone());
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             loop {
                 let now: Vec<NodeNumber> = members.borrow_and_update().clone();
                 for node in endpoints.nodes() {
@@ -253,7 +269,8 @@ impl Harness {
         if settings.final_nodes.is_empty() {
             settings.final_nodes = self.testbed.nodes();
         }
-        let Harness { job, directory, recorder, complaints, testbed, .. } = self;
+        let Harness { job, directory, recorder, complaints, testbed, mut tasks, .. } = self;
+        tasks.shutdown().await;
         let seconds = Duration::from_nanos(recorder.now()).as_secs_f64();
         drop(testbed);
         recorder.finish()?;

@@ -34,7 +34,11 @@ pub(crate) async fn in_turn(
         if tokio::time::Instant::now() >= end {
             break;
         }
-        harness.note(nemesis::perform(&harness.testbed, &each, &harness.recorder.clock()).await);
+        let fault = nemesis::perform(&harness.testbed, &each, &harness.recorder.clock()).await;
+        if fault.class == "F14" && fault.detail.starts_with("admitted") {
+            harness.complain(format!("a node was admitted with a disk that is not its own as it was: {}", fault.name));
+        }
+        harness.note(fault);
         tokio::time::sleep(pause_between(&mut rng)).await;
     }
     harness.heal().await;

@@ -98,6 +98,9 @@ pub(crate) async fn run(job: Job, forks: usize, settings: Settings) -> Result<Re
         let detail = fork.raise(&mut harness, &mut cuts, noted, &mut volumes).await?;
         let nodes = harness.testbed.nodes();
         harness.noted("F5", "images", &nodes, start, detail);
+        if harness.is_caught() {
+            return end(harness, None, settings, volumes, cuts).await;
+        }
         if number + 1 < forks.max(2) {
             fork.end(&harness, &mut volumes).await?;
         }
@@ -132,7 +135,17 @@ pub(crate) async fn run(job: Job, forks: usize, settings: Settings) -> Result<Re
     }
     harness.heal().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let report = harness.finish(Some(load), settings).await?;
+    end(harness, Some(load), settings, volumes, cuts).await
+}
+
+async fn end(
+    harness: Harness,
+    load: Option<annals_workload::Running>,
+    settings: Settings,
+    volumes: Vec<(NodeNumber, Volume)>,
+    cuts: Vec<(NodeNumber, Cut)>,
+) -> Result<Report> {
+    let report = harness.finish(load, settings).await?;
     for (_, volume) in volumes {
         blocking(move || volume.discard()).await?;
     }
@@ -207,7 +220,8 @@ impl Fork {
         let file = harness.directory.join(format!("fork-{}.jsonl", self.number));
         let recorder = Recorder::create(&file)?;
         let nobody = Subscriptions::start(&Plan { subscriptions: 0, ..Plan::default() }, &harness.endpoints, &recorder);
-        annals_workload::final_phase(&harness.endpoints, &recorder, nobody, FinalOptions::default()).await?;
+        let options = FinalOptions { settle: Duration::from_secs(20), ..FinalOptions::default() };
+        annals_workload::final_phase(&harness.endpoints, &recorder, nobody, options).await?;
         recorder.finish()?;
         let mut records = annals_checker::load(&file)?;
         records.retain(|record| matches!(record, Record::Final(_)));
@@ -361,6 +375,9 @@ pub(crate) async fn vote_loss(job: Job, rounds: usize, settings: Settings) -> Re
         harness.testbed.network().lift(isolated)?;
         harness.noted("F5", "power-loss-after-vote", &[voter], start, format!("term {told}, then {seen}"));
         harness.note(slow.await?);
+        if harness.is_caught() {
+            break;
+        }
         harness.heal().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -1,8 +1,12 @@
 //! Starts a cluster, makes one move of each kind, and tells what came of it.
 //!
-//! `try_moves BINARY DIRECTORY [--nodes N] [--clocks] [--load PER_SECOND]
-//! [--random SEED SECONDS] [--repeat TIMES] [--wrapper "PROGRAM ARGUMENT…"] [--set NAME=VALUE]… [FILTER…]`: only moves whose name begins
-//! with, or whose class is, one of the filters.
+//! ```text
+//! try_moves BINARY DIRECTORY [--nodes N] [--clocks] [--load PER_SECOND]
+//!     [--random SEED SECONDS] [--repeat TIMES] [--set NAME=VALUE]…
+//!     [--wrapper "PROGRAM ARGUMENT…"] [FILTER…]
+//! ```
+//!
+//! Filters choose moves by class, or by how their names begin.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -215,12 +215,24 @@ pub enum WrongDisk {
     },
 }
 
+/// A move's target is not there: nothing was done.
+#[derive(Debug)]
+struct NobodyThere(String);
+
+impl std::fmt::Display for NobodyThere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NobodyThere {}
+
 /// What a move turned out to be.
 pub(crate) struct Outcome {
     pub(crate) nodes: Vec<NodeNumber>,
     pub(crate) installed: Installed,
     pub(crate) detail: String,
-    /// Replaces the name of the move where it turned out more specific.
+    /// When it was begun in earnest, where that was later than the move.
     pub(crate) start: Option<annals_checker::history::Nanos>,
 }
 
@@ -335,6 +347,10 @@ impl Target {
     /// # Errors
     /// Nobody leads, and it matters.
     pub async fn resolve(self, testbed: &Testbed) -> Result<Vec<NodeNumber>> {
+        self.find(testbed).await.map_err(|error| anyhow::Error::new(NobodyThere(format!("{error:#}"))))
+    }
+
+    async fn find(self, testbed: &Testbed) -> Result<Vec<NodeNumber>> {
         let nodes = testbed.nodes();
         let number = |number: u32| usize::try_from(number).unwrap_or(0);
         Ok(match self {
@@ -371,11 +387,13 @@ pub async fn perform(testbed: &Testbed, what: &Move, clock: &Clock) -> Fault {
         Move::Clock { target, by, time, strobe } => clocks::move_clock(testbed, *target, *by, *time, *strobe).await,
         Move::Disk(wrong) => disks::wrong_disk(testbed, *wrong).await,
     };
-    let outcome = outcome.unwrap_or_else(|error| Outcome {
-        nodes: Vec::new(),
-        installed: Installed::Indeterminate,
-        detail: format!("{error:#}"),
-        start: None,
+    let outcome = outcome.unwrap_or_else(|error| {
+        // Moves look for their target before they do anything.
+        let installed = match error.is::<NobodyThere>() {
+            true => Installed::Skipped,
+            false => Installed::Indeterminate,
+        };
+        Outcome { nodes: Vec::new(), installed, detail: format!("{error:#}"), start: None }
     });
     Fault {
         class: what.class().into(),

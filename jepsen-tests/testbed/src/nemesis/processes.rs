@@ -18,6 +18,9 @@ const LED: Duration = Duration::from_secs(30);
 /// How long a node may take to stop when it is asked to.
 const TERMINATED: Duration = Duration::from_secs(20);
 
+/// Entries that a transfer which is to be interrupted has to carry.
+const MARGIN: u64 = 300;
+
 /// How fast a transfer is that is to be interrupted, in bits per second: else
 /// it is over before anybody can.
 const SLOW: u64 = 2_000_000;
@@ -151,11 +154,13 @@ pub(super) async fn long_outage(
     let start = testbed.now();
     testbed.kill(node).await?;
     let deadline = Instant::now() + time;
+    // A transfer that is to be interrupted needs something to carry.
+    let margin = if kill.is_some() { MARGIN } else { 0 };
     let purged = loop {
         let statuses = testbed.statuses().await;
         let leader = leader_of(&statuses).and_then(|(leader, _)| statuses.get(&leader));
         let purged = leader.map_or(0, |leader| leader.purged_index);
-        if purged > last || Instant::now() > deadline {
+        if purged > last + margin || Instant::now() > deadline {
             break purged;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
