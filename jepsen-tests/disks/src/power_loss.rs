@@ -93,6 +93,16 @@ pub struct Volume {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
+impl Moment {
+    /// The moment at which the log of writes is longer by so many bytes, or
+    /// its end. It may lie between a write and the flush that makes it durable,
+    /// where a moment taken by the clock rarely falls.
+    #[must_use]
+    pub fn later(self, bytes: u64) -> Moment {
+        Moment(self.0.saturating_add(bytes))
+    }
+}
+
 /// What mounting an image led to.
 #[derive(Debug)]
 pub enum Restored {

@@ -259,7 +259,8 @@ impl Harness {
             self.complain(format!("node {} ended by itself: {:?}", exit.node, exit.state));
         }
         self.testbed.stop_all().await;
-        for node in self.testbed.nodes() {
+        let offline = offline::is_offered(&self.job.binary);
+        for node in self.testbed.nodes().into_iter().filter(|_| offline) {
             let data = self.testbed.spec(node).data;
             match offline::read(&self.job.binary, &data, node, &self.recorder) {
                 Ok(()) => {}
@@ -348,6 +349,9 @@ fn versions(binary: &Path) -> std::collections::BTreeMap<String, String> {
     let mut versions = std::collections::BTreeMap::new();
     versions.insert("suite".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     versions.insert("annals".to_owned(), said(binary, "--version").unwrap_or_default());
+    if !offline::is_offered(binary) {
+        versions.insert("files".to_owned(), "not looked at: this program has no `verify`".to_owned());
+    }
     versions.insert("kernel".to_owned(), said(Path::new("uname"), "-r").unwrap_or_default());
     versions
 }

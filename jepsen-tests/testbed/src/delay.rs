@@ -139,7 +139,15 @@ impl Drop for Reader {
 fn open_queue(node: NodeNumber) -> Result<Queue> {
     namespaces::move_into(&namespaces::node(node))?;
     let mut queue = Queue::open().context("could not open a packet queue")?;
-    queue.bind(NUMBER).context("could not bind the packet queue")?;
+    // The kernel may still be taking down the queue that was bound before.
+    let mut tries = 0;
+    while let Err(error) = queue.bind(NUMBER) {
+        tries += 1;
+        if tries > 40 {
+            return Err(error).context("could not bind the packet queue");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
     queue.set_copy_range(NUMBER, HEADER)?;
     queue.set_queue_max_len(NUMBER, QUEUE)?;
     // Else the kernel cuts large sends into packets one by one, for nothing.

@@ -58,6 +58,8 @@ pub struct Subscriptions {
     order: watch::Sender<Order>,
     tasks: JoinSet<u32>,
     targets: Vec<Target>,
+    /// The number of the first.
+    first: u32,
     recorder: Recorder,
 }
 
@@ -88,9 +90,9 @@ impl Subscriptions {
         let (order, orders) = watch::channel(Order::Run);
         let mut tasks = JoinSet::new();
         let mut targets = Vec::new();
-        for number in 0..plan.subscriptions {
-            let (target, temper, skips) = kind(number, plan);
-            let number = plan.first_number + number;
+        for place in 0..plan.subscriptions {
+            let (target, temper, skips) = kind(place, plan);
+            let number = plan.first_number + place;
             recorder.record(Record::Subscription(Subscription {
                 subscription: number,
                 target: target.clone(),
@@ -99,6 +101,7 @@ impl Subscriptions {
             targets.push(target.clone());
             let follower = Follower {
                 number,
+                place: place as usize,
                 target,
                 temper,
                 skips,
@@ -118,7 +121,7 @@ impl Subscriptions {
             };
             tasks.spawn(follower.run());
         }
-        Subscriptions { order, tasks, targets, recorder: recorder.clone() }
+        Subscriptions { order, tasks, targets, first: plan.first_number, recorder: recorder.clone() }
     }
 
     /// What each follows.
@@ -131,7 +134,7 @@ impl Subscriptions {
     pub(crate) async fn drain(mut self, places: Vec<Option<u64>>, timeout: Duration) -> usize {
         self.order.send_replace(Order::Drain(Arc::new(places)));
         let deadline = Instant::now() + timeout;
-        let mut missing: Vec<u32> = (0..).take(self.targets.len()).collect();
+        let mut missing: Vec<u32> = (self.first..).take(self.targets.len()).collect();
         while let Ok(Some(ended)) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
             missing.retain(|number| ended.as_ref().ok() != Some(number));
         }
@@ -145,7 +148,7 @@ impl Subscriptions {
     /// Ends them where they are.
     pub async fn abandon(mut self) {
         self.tasks.shutdown().await;
-        for number in (0..).take(self.targets.len()) {
+        for number in (self.first..).take(self.targets.len()) {
             self.close(number);
         }
     }
@@ -176,6 +179,8 @@ fn kind(number: u32, plan: &Plan) -> (Target, Temper, bool) {
 
 struct Follower {
     number: u32,
+    /// Which of the workload's it is.
+    place: usize,
     target: Target,
     temper: Temper,
     skips: bool,
@@ -409,7 +414,7 @@ impl Follower {
     fn is_done(&self) -> bool {
         match &*self.orders.borrow() {
             Order::Run => false,
-            Order::Drain(places) => match places.get(self.number as usize).copied().flatten() {
+            Order::Drain(places) => match places.get(self.place).copied().flatten() {
                 None => true,
                 Some(place) => self.last.is_some_and(|last| last >= place),
             },
