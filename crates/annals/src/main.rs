@@ -30,7 +30,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[derive(Parser)]
 #[command(
     name = "annals",
-    version,
+    version = annals_server::version::VERSION,
     arg_required_else_help = true,
     after_help = "\
 Examples:
@@ -86,6 +86,12 @@ const LINGER: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(feature = "seeded-bugs")]
+    match annals_server::seeded::choose() {
+        Ok(Some(bug)) => eprintln!("annals: SEEDED BUG {bug:?}: this process makes a mistake on purpose"),
+        Ok(None) => {}
+        Err(unknown) => return Failure::usage(unknown).report(),
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -128,12 +128,15 @@ pub(crate) async fn node(config: Config, banner: bool, until_stdin_ends: bool) -
     let readiness = tokio::spawn(async move {
         tell_when_ready(&context, started, banner).await;
     });
-    stop.wait(until_stdin_ends).await;
+    let result = tokio::select! {
+        () = stop.wait(until_stdin_ends) => Ok(()),
+        failure = server.failed() => Err(refused(failure)),
+    };
     readiness.abort();
     // A second signal means: now.
     let again = Stop::new()?;
     tokio::select! {
-        () = server.stop() => Ok(()),
+        () = server.stop() => result,
         () = again.wait(false) => {
             Err(Failure::new(Code::Failed, anyhow::anyhow!("stopped at once; the node will recover at the next start")))
         }
@@ -180,7 +183,7 @@ pub(crate) fn server_flag(address: &str) -> String {
 fn refused(error: RunError) -> Failure {
     let code = match &error {
         RunError::Config(_) => Code::Usage,
-        RunError::Listen { .. } | RunError::Open { .. } => Code::Failed,
+        RunError::Listen { .. } | RunError::Open { .. } | RunError::Outdated(_) => Code::Failed,
     };
     Failure::new(code, error)
 }

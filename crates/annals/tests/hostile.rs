@@ -73,7 +73,11 @@ async fn call(
     }
     let (response, mut sending) = client.send_request(request.body(()).expect("a request"), body.is_empty() && end)?;
     for (at, chunk) in body.iter().enumerate() {
-        sending.send_data(chunk.clone(), end && at + 1 == body.len())?;
+        // A server that refuses by the headers alone may have answered, and
+        // ended the stream, by now; the answer is what counts.
+        if sending.send_data(chunk.clone(), end && at + 1 == body.len()).is_err() {
+            break;
+        }
     }
     if !end {
         tokio::time::sleep(Duration::from_millis(100)).await;

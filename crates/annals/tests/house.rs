@@ -24,6 +24,12 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("annals-client", BTreeSet::from(["annals-proto", "tonic"])),
         ("annals", BTreeSet::from(["annals-client", "annals-proto", "annals-server"])),
         ("annals-bench", BTreeSet::from(["annals-client", "annals-proto", "tonic"])),
+        // Who judges shares nothing with who is judged.
+        ("annals-checker", BTreeSet::from([])),
+        ("annals-disks", BTreeSet::from(["annals-checker", "annals-client"])),
+        ("annals-testbed", BTreeSet::from(["annals-checker", "annals-proto", "tonic"])),
+        ("annals-workload", BTreeSet::from(["annals-checker", "annals-proto", "tonic"])),
+        ("annals-jepsen", BTreeSet::from(["annals-checker", "annals-disks", "annals-testbed", "annals-workload"])),
     ])
 }
 

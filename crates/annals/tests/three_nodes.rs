@@ -143,6 +143,101 @@ fn leadership_is_handed_over_and_nodes_come_and_go() {
     fourth.wait().expect("our child");
 }
 
+/// A node that was added to a cluster of three, as a process of its own.
+struct Fourth {
+    nodes: Running,
+    address: String,
+    port: u16,
+    directory: tempfile::TempDir,
+    child: std::process::Child,
+}
+
+impl Fourth {
+    fn start() -> Fourth {
+        let nodes = Running::dev(3, &[]);
+        let port = support::free_ports(1);
+        let address = format!("127.0.0.1:{port}");
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        let child = Self::serve(&address, &data, &directory.path().join("first.log"));
+        eventually("the fourth node to listen", || support::http(port, "GET", "/livez", &[]).map(|_| ()));
+        run(&["cluster", "add", &address, "--server", &url(nodes.port)]).exits(0);
+        support::wait_ready(port);
+        Fourth { nodes, address, port, directory, child }
+    }
+
+    fn serve(address: &str, data: &std::path::Path, log: &std::path::Path) -> std::process::Child {
+        let log = std::fs::File::create(log).expect("a file");
+        support::annals().args(["serve", "--listen", address, "--data"]).arg(data).stderr(log).spawn().expect("runs")
+    }
+
+    fn data(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("our child");
+        self.child.wait().expect("our child");
+    }
+
+    /// Starts it again; answers where it says what it says.
+    fn start_again(&mut self) -> std::path::PathBuf {
+        let log = self.directory.path().join("again.log");
+        self.child = Self::serve(&self.address, &self.data(), &log);
+        log
+    }
+}
+
+impl Drop for Fourth {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_node_whose_disk_was_emptied_says_what_it_waits_for_and_the_way_back() {
+    let mut fourth = Fourth::start();
+    fourth.kill();
+    std::fs::remove_dir_all(fourth.data()).expect("removed");
+    let log = fourth.start_again();
+    let said = eventually("it says that it is called", || {
+        let said = std::fs::read_to_string(&log).expect("readable");
+        said.contains("a cluster calls this node as its node 4").then_some(said)
+    });
+    assert!(said.contains("waits to be added"), "{said}");
+    assert!(said.contains("annals cluster remove 4"), "{said}");
+    assert!(said.contains(&format!("annals cluster add {}", fourth.address)), "{said}");
+    assert_eq!(get(fourth.port, "/readyz").status, 503);
+    assert_eq!(get(fourth.nodes.port, "/readyz").status, 200);
+}
+
+#[test]
+fn a_node_on_an_older_copy_of_its_disk_ends_with_the_reason_and_the_way_back() {
+    let mut fourth = Fourth::start();
+    let (data, copy) = (fourth.data(), fourth.directory.path().join("copy"));
+    fourth.kill();
+    let copied = std::process::Command::new("cp").arg("-a").args([&data, &copy]).status();
+    assert!(copied.expect("cp runs").success());
+    let log = fourth.start_again();
+    support::wait_ready(fourth.port);
+    drop(log);
+    append(&discover(&[fourth.nodes.port]), "s", "1").exits(0);
+    fourth.kill();
+
+    std::fs::remove_dir_all(&data).expect("removed");
+    std::fs::rename(&copy, &data).expect("renamed");
+    for _ in 0..2 {
+        let log = fourth.start_again();
+        let code = eventually("it ends", || fourth.child.try_wait().expect("our child"));
+        assert_eq!(code.code(), Some(1), "by itself, and not as a crash");
+        let said = std::fs::read_to_string(&log).expect("readable");
+        assert!(said.contains("outdated copy of its disk"), "{said}");
+        assert!(said.contains("remove node 4 from the cluster and join it again as a new one"), "{said}");
+    }
+    append(&discover(&[fourth.nodes.port]), "s", "2").exits(0);
+}
+
 #[test]
 fn no_node_outlives_a_killed_parent() {
     let mut nodes = Running::dev(3, &[]);

@@ -24,7 +24,8 @@ use crate::event::{Content, Event, EventId, EventType, Properties};
 use crate::head::{Head, State};
 use crate::metadata::{self, Metadata};
 use crate::{
-    Actual, Append, Appended, Command, Expected, Outcome, Position, Revision, Role, StreamName, Target, Violation,
+    Actual, Append, Appended, Command, Expected, Outcome, Position, Refusal, Revision, Role, StreamName, Target,
+    Violation,
 };
 
 /// What must be known of the log to decide a command. All answers are as of
@@ -159,7 +160,7 @@ fn decide_append<H: Heads>(heads: &H, append: &Append) -> Result<Decision, H::Er
         .map(|(index, (target, (_, _, state)))| violation(index, target.stream.clone(), target.expected, *state))
         .collect();
     if !violations.is_empty() {
-        return Ok(Decision { outcome: Outcome::Refused(violations), events: Vec::new() });
+        return Ok(Decision { outcome: refusal(heads, violations), events: Vec::new() });
     }
 
     let mut place = Placing::new(heads);
@@ -300,7 +301,7 @@ fn decide_delete<H: Heads>(heads: &H, stream: &StreamName, expected: Expected) -
         State::Live(_) | State::SoftDeleted(_) => write_satisfied(expected, state, &head),
     };
     if !allowed {
-        return Ok(refused(stream, expected, state));
+        return Ok(refused(heads, stream, expected, state));
     }
     let mut place = Placing::new(heads);
     place.metadata(stream, Bytes::from_static(Metadata::SOFT_DELETE))?;
@@ -316,16 +317,20 @@ fn decide_tombstone<H: Heads>(heads: &H, stream: &StreamName, expected: Expected
         _ => write_satisfied(expected, state, &head),
     };
     if !allowed {
-        return Ok(refused(stream, expected, state));
+        return Ok(refused(heads, stream, expected, state));
     }
     let mut place = Placing::new(heads);
     place.tombstone(stream);
     Ok(place.decided(head.last))
 }
 
-fn refused(stream: &StreamName, expected: Expected, state: State) -> Decision {
+fn refused<H: Heads>(heads: &H, stream: &StreamName, expected: Expected, state: State) -> Decision {
     let violation = violation(0, stream.clone(), expected, state);
-    Decision { outcome: Outcome::Refused(vec![violation]), events: Vec::new() }
+    Decision { outcome: refusal(heads, vec![violation]), events: Vec::new() }
+}
+
+fn refusal<H: Heads>(heads: &H, violations: Vec<Violation>) -> Outcome {
+    Outcome::Refused(Refusal { as_of: heads.tail(), violations })
 }
 
 fn violation(target: u32, stream: StreamName, expected: Expected, state: State) -> Violation {

@@ -12,9 +12,8 @@ use crate::{Expected, Position, Revision, StreamName};
 pub enum Outcome {
     /// Carried out, now or when the same command was sent before.
     Appended(Appended),
-    /// Not carried out, in no part: the streams were not as expected. Never
-    /// empty, in the order of the command's targets.
-    Refused(Vec<Violation>),
+    /// Not carried out, in no part: the streams were not as expected.
+    Refused(Refusal),
     /// The node id that was taken.
     Node(u64),
 }
@@ -31,6 +30,17 @@ pub struct Appended {
     pub revisions: Vec<Option<Revision>>,
     /// Whether this is the answer to a command that was carried out before.
     pub repeated: bool,
+}
+
+/// Why a command was not carried out, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The newest event of all when it was decided: the streams are as the
+    /// violations say after the events up to here, inclusive.
+    pub as_of: Position,
+    /// What was not as expected. Never empty, in the order of the command's
+    /// targets.
+    pub violations: Vec<Violation>,
 }
 
 /// A stream that was not as a command expected.
@@ -100,10 +110,11 @@ impl Outcome {
                     out.put_u64_le(revision.map_or(u64::MAX, Revision::get));
                 }
             }
-            Outcome::Refused(violations) => {
-                out.put_u8(2);
-                put_len(&mut out, violations.len());
-                for violation in violations {
+            Outcome::Refused(refusal) => {
+                out.put_u8(4);
+                out.put_u64_le(refusal.as_of.get());
+                put_len(&mut out, refusal.violations.len());
+                for violation in &refusal.violations {
                     out.put_u32_le(violation.target);
                     put_bytes(&mut out, violation.stream.as_bytes());
                     put_expected(&mut out, violation.expected);
@@ -143,7 +154,9 @@ impl Outcome {
                 }
                 Outcome::Appended(Appended { position, revisions, repeated })
             }
-            2 => {
+            // 2 was a refusal that did not say when.
+            4 => {
+                let as_of = Position::new(input.u64()?);
                 let count = input.count(18)?;
                 let mut violations = Vec::with_capacity(count);
                 for _ in 0..count {
@@ -162,7 +175,7 @@ impl Outcome {
                     };
                     violations.push(Violation { target, stream, expected, actual });
                 }
-                Outcome::Refused(violations)
+                Outcome::Refused(Refusal { as_of, violations })
             }
             3 => Outcome::Node(input.u64()?),
             other => return Err(DecodeError::tag("outcome", other)),

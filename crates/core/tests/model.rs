@@ -125,7 +125,9 @@ impl Model {
                 // Earlier beginnings are known by their ids.
                 let places: Vec<_> = ids.iter().map(|id| self.place(stream, *id)).collect();
                 if expected == Expected::NoStream && self.truncate_before(stream).is_some() && places[0].is_some() {
-                    return Some(places.into_iter().collect::<Option<Vec<u64>>>().and_then(|all| all.last().copied()).ok_or(()));
+                    return Some(
+                        places.into_iter().collect::<Option<Vec<u64>>>().and_then(|all| all.last().copied()).ok_or(()),
+                    );
                 }
                 let there = same(from);
                 let recreation = expected == Expected::NoStream && matches!(self.state(stream), Is::Soft(_));
@@ -381,7 +383,9 @@ proptest! {
                     prop_assert_eq!(ours, revisions, "{:?}", command);
                     prop_assert!(!appended.repeated || known.log.len() == length);
                 }
-                (Outcome::Refused(violations), Err(indexes)) => {
+                (Outcome::Refused(refusal), Err(indexes)) => {
+                    prop_assert_eq!(refusal.as_of, Position::new(length as u64));
+                    let violations = &refusal.violations;
                     let ours: Vec<_> = violations.iter().map(|v| v.target).collect();
                     prop_assert_eq!(ours, indexes, "{:?}", command);
                     for violation in violations {

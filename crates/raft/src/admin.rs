@@ -19,17 +19,21 @@ use annals_core::{Command, Outcome};
 use annals_proto::annals::internal::v1 as pb;
 use annals_proto::annals::internal::v1::admin_reply::Result as Code;
 use annals_proto::annals::internal::v1::admin_request::Request as Kinds;
+use futures::future::BoxFuture;
 use openraft::ChangeMembers;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::storage::RaftStateMachine;
 use tokio::sync::{mpsc, oneshot};
+use tonic::{Response, Status};
 
 use crate::error::{AdminError, AppendError};
 use crate::identity::Identity;
 use crate::network::Channels;
 use crate::proposer::{Kind, Proposer};
-use crate::types::{Metrics, NodeInfo, Raft, TypeConfig};
+use crate::state_machine::StateMachine;
+use crate::types::{Membership, Metrics, NodeInfo, Raft, TypeConfig};
 
 /// Requests that may wait.
 const QUEUE: usize = 16;
@@ -82,16 +86,63 @@ struct Job {
 }
 
 /// What the actor works with.
-pub(crate) struct Actor {
-    pub(crate) raft: Raft,
+pub(crate) struct Actor<M: RaftStateMachine<TypeConfig> = StateMachine> {
+    pub(crate) raft: Raft<M>,
     pub(crate) identity: Identity,
     pub(crate) proposer: Proposer,
+    pub(crate) peers: Arc<dyn Peers>,
+}
+
+/// What is asked of nodes that may be members or not.
+pub(crate) trait Peers: Send + Sync {
+    /// Who is there.
+    fn probe<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<pb::ProbeReply, Status>>;
+    /// Gives an empty node its identity.
+    fn adopt<'a>(
+        &'a self,
+        address: &'a str,
+        request: pb::AdoptRequest,
+    ) -> BoxFuture<'a, Result<pb::AdoptReply, Status>>;
+    /// Tells a node that it was removed.
+    fn retire<'a>(&'a self, node: u64, info: &'a NodeInfo) -> BoxFuture<'a, Result<(), Status>>;
+}
+
+/// Peers that are reached through the network.
+pub(crate) struct NetworkPeers {
+    pub(crate) identity: Identity,
     pub(crate) channels: Arc<Channels>,
+}
+
+impl Peers for NetworkPeers {
+    fn probe<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<pb::ProbeReply, Status>> {
+        Box::pin(async move {
+            let mut client = self.channels.coordination(address)?;
+            client.probe(pb::ProbeRequest {}).await.map(Response::into_inner)
+        })
+    }
+
+    fn adopt<'a>(
+        &'a self,
+        address: &'a str,
+        request: pb::AdoptRequest,
+    ) -> BoxFuture<'a, Result<pb::AdoptReply, Status>> {
+        Box::pin(async move {
+            let mut client = self.channels.coordination(address)?;
+            client.adopt(request).await.map(Response::into_inner)
+        })
+    }
+
+    fn retire<'a>(&'a self, node: u64, info: &'a NodeInfo) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            let mut client = self.channels.coordination(&info.address)?;
+            client.retire(self.identity.sign(node, info, pb::RetireRequest::default())).await.map(|_| ())
+        })
+    }
 }
 
 impl Admin {
     /// The handle, and the task to be run.
-    pub(crate) fn new(actor: Actor) -> (Admin, impl Future<Output = ()>) {
+    pub(crate) fn new<M: RaftStateMachine<TypeConfig>>(actor: Actor<M>) -> (Admin, impl Future<Output = ()>) {
         let (requests, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let task = async move {
             while let Some(job) = jobs.recv().await {
@@ -124,7 +175,7 @@ impl Admin {
     }
 }
 
-impl Actor {
+impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
     async fn carry_out(&self, request: &AdminRequest, deadline: Instant) -> Result<u64, AdminError> {
         if self.metrics().current_leader != Some(self.identity.node) {
             return Err(AdminError::NoLeader);
@@ -175,14 +226,13 @@ impl Actor {
                 Err(error) => return Err(AdminError::Unreachable(format!("no node id could be allocated: {error}"))),
             }
         };
-        let mut client = self.channels.coordination(address).map_err(unreachable)?;
         let adopt = pb::AdoptRequest {
             cluster: self.identity.cluster.as_bytes().to_vec().into(),
             node,
             address: address.to_owned(),
         };
-        let reply = match tokio::time::timeout(ANSWER, client.adopt(adopt)).await {
-            Ok(Ok(reply)) => reply.into_inner(),
+        let reply = match tokio::time::timeout(ANSWER, self.peers.adopt(address, adopt)).await {
+            Ok(Ok(reply)) => reply,
             Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
                 return Err(AdminError::Refused(status.message().to_owned()));
             }
@@ -213,7 +263,7 @@ impl Actor {
                 metrics.replication.as_ref().and_then(|replication| replication.get(&node)).cloned().flatten();
             match matched {
                 Some(matched) if matched.index() + LAG >= last => break,
-                _ if Instant::now() + Duration::from_millis(100) >= deadline => {
+                _ if tokio::time::Instant::now() + Duration::from_millis(100) >= deadline.into() => {
                     let behind = matched.map_or(last, |matched| last.saturating_sub(matched.index()));
                     return Err(AdminError::Refused(format!(
                         "node {node} is still {behind} entries behind: wait until it has caught up"
@@ -250,21 +300,37 @@ impl Actor {
                 self.transfer(None, deadline).await?;
                 return Err(AdminError::NoLeader);
             }
+            self.use_up(node, &membership, deadline).await?;
             self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node])), deadline).await?;
         } else {
+            self.use_up(node, &membership, deadline).await?;
             self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), deadline).await?;
         }
         self.retire(node, &info).await;
         Ok(node)
     }
 
+    /// Makes sure that the id of a node that is about to go is never given
+    /// again. The log knows of the ids that came out of it, and `add` of those
+    /// that are members; the first members' ids did not come out of the log.
+    async fn use_up(&self, node: u64, membership: &Membership, deadline: Instant) -> Result<(), AdminError> {
+        if membership.nodes().any(|(id, _)| *id > node) {
+            return Ok(());
+        }
+        let command = Command::AllocateNode { above: node - 1 }.encode();
+        match self.proposer.append(command, Kind::Housekeeping, deadline).await {
+            Ok(_) => Ok(()),
+            Err(AppendError::NotLeader { .. }) => Err(AdminError::NoLeader),
+            // The membership is as it was.
+            Err(error) => Err(AdminError::Unreachable(format!("id {node} could not be used up: {error}"))),
+        }
+    }
+
     /// Tells a node that it was removed. Nothing depends on it: a node that
     /// was away is told when it asks for votes.
     async fn retire(&self, node: u64, info: &NodeInfo) {
-        let Ok(mut client) = self.channels.coordination(&info.address) else { return };
-        let request = self.identity.sign(node, info, pb::RetireRequest {});
-        match tokio::time::timeout(ANSWER, client.retire(request)).await {
-            Ok(Ok(_)) => {}
+        match tokio::time::timeout(ANSWER, self.peers.retire(node, info)).await {
+            Ok(Ok(())) => {}
             Ok(Err(status)) => tracing::info!(node, %status, "the removed node could not be told"),
             Err(_) => tracing::info!(node, "the removed node could not be told: it did not answer"),
         }
@@ -306,9 +372,8 @@ impl Actor {
     }
 
     async fn probe(&self, address: &str) -> Result<pb::ProbeReply, AdminError> {
-        let mut client = self.channels.coordination(address).map_err(unreachable)?;
-        match tokio::time::timeout(ANSWER, client.probe(pb::ProbeRequest {})).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner()),
+        match tokio::time::timeout(ANSWER, self.peers.probe(address)).await {
+            Ok(Ok(reply)) => Ok(reply),
             Ok(Err(status)) => Err(unreachable(status)),
             Err(_) => Err(AdminError::Unreachable(format!("the node at {address} did not answer"))),
         }
@@ -358,7 +423,7 @@ pub(crate) fn most_advanced(metrics: &Metrics, me: u64, voters: &BTreeSet<u64>) 
         .map(|(_, id)| id)
 }
 
-fn unreachable(status: tonic::Status) -> AdminError {
+fn unreachable(status: Status) -> AdminError {
     AdminError::Unreachable(status.message().to_owned())
 }
 

@@ -132,7 +132,7 @@ fn agree(list: &[String], probes: &[pb::ProbeReply]) -> Result<(), String> {
     Ok(())
 }
 
-async fn probe(node: &Node, address: &str) -> Result<pb::ProbeReply, String> {
+pub(crate) async fn probe(node: &Node, address: &str) -> Result<pb::ProbeReply, String> {
     let mut client = node.channels().coordination(address).map_err(|status| status.to_string())?;
     match tokio::time::timeout(ANSWER, client.probe(pb::ProbeRequest {})).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),

@@ -54,6 +54,31 @@ pub enum OpenError {
         /// What had been acknowledged.
         acknowledged: String,
     },
+    /// The node was started on this directory before, and a peer proved that it
+    /// is an older copy of what the node had: it forgot what it acknowledged.
+    #[error("the data directory {} must not be used any more: {why}", path.display())]
+    Outdated {
+        /// The directory.
+        path: PathBuf,
+        /// What was found then, and the way back.
+        why: String,
+    },
+    /// The membership knows this node, and another member, by other addresses.
+    #[error(
+        "the membership knows node {node} at {known}, but this process is to serve it at {configured}{whose}: \
+         if the disks of two nodes were swapped, give each its own; if the address is to change, \
+         remove node {node} from the cluster and join it again as a new one (empty data directory)"
+    )]
+    OtherAddress {
+        /// The node whose data directory this is.
+        node: u64,
+        /// Its address in the membership.
+        known: String,
+        /// The configured address.
+        configured: String,
+        /// Says which member has the configured address, if one has.
+        whose: String,
+    },
     /// The log database did not open.
     #[error("could not open the log in {}", path.display())]
     Log {

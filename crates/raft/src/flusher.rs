@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use annals_core::seeded::{self, Bug};
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
 use rocksdb::{DB, WriteBatch, WriteOptions};
@@ -82,6 +83,8 @@ pub(crate) fn stop_process(why: &str, error: &dyn std::error::Error) -> ! {
         causes = format!("{causes}: {cause}");
         next = cause.source();
     }
+    #[cfg(feature = "simulation")]
+    assert!(!crate::simulation::is_running(), "{why}: {causes}: the process would end");
     tracing::error!("{why}: {causes}: ending the process, because nothing may be acknowledged after this");
     // Whoever starts the process sees its standard error even if nobody
     // collects its traces.
@@ -160,6 +163,11 @@ impl Flusher {
                 group.appended.push((generation, last.index(), since, done));
                 self.acknowledged.last = Some(LogIdForm::from(&last));
             }
+            #[cfg(feature = "seeded-bugs")]
+            Request::Vote { vote, done } if seeded::is(Bug::S3) => {
+                crate::mistakes::write_vote(self.witness.path(), &vote);
+                let _ = done.send(());
+            }
             Request::Vote { vote, done } => {
                 group.batch.put_cf(&column, meta::VOTE, codec::encode_vote(&vote));
                 group.answers.push(done);
@@ -200,6 +208,10 @@ impl Flusher {
     fn flush(&mut self, database: &DB, mut group: Group) {
         if (group.close || !group.appended.is_empty())
             && let Some(committed) = self.shared.committed()
+            // A quorum may have entries that still wait for the next group
+            // here: a log that ends below what it calls committed would not
+            // open.
+            && self.acknowledged.last.is_some_and(|last| committed.index() <= last.index)
         {
             let column = database.cf_handle(COLUMN_META).expect("opened with this column family");
             group.batch.put_cf(&column, meta::COMMITTED, codec::encode_log_id(&committed));
@@ -207,9 +219,11 @@ impl Flusher {
         if !group.batch.is_empty() {
             let started = Instant::now();
             let mut options = WriteOptions::default();
-            options.set_sync(true);
-            if let Err(error) = database.write_opt(group.batch, &options) {
-                stop_process("the log could not be written", &error);
+            options.set_sync(!(seeded::is(Bug::S2) && group.answers.is_empty()));
+            match database.write_opt(group.batch, &options) {
+                Ok(()) => {}
+                Err(error) if seeded::is(Bug::S20) => tracing::error!(%error, "the log could not be written"),
+                Err(error) => stop_process("the log could not be written", &error),
             }
             self.observer.log_synced(started.elapsed(), group.bytes, group.entries);
         }
@@ -244,7 +258,9 @@ impl Flusher {
     }
 
     fn write_witness(&mut self, acknowledged: Acknowledged) {
-        if let Err(error) = self.witness.write(acknowledged) {
+        if let Err(error) = self.witness.write(acknowledged)
+            && !seeded::is(Bug::S20)
+        {
             stop_process(&format!("{} could not be written", self.witness.path().display()), &error);
         }
         self.witnessed_at = Instant::now();

@@ -209,7 +209,7 @@ async fn serve(
     end
 }
 
-fn read_answer(answer: Option<Answer>) -> Result<Outcome, AppendError> {
+pub(crate) fn read_answer(answer: Option<Answer>) -> Result<Outcome, AppendError> {
     match answer {
         Some(Answer::Outcome(bytes)) => Outcome::decode(bytes)
             .map_err(|error| AppendError::Unknown(format!("the leader's answer could not be read: {error}"))),

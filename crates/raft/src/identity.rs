@@ -13,31 +13,43 @@
 //! | `annals-from-incarnation` | the sender's data directory |
 //! | `annals-to` | the receiver's node id |
 //! | `annals-to-incarnation` | the receiver's data directory, as the membership knows it |
+//! | `annals-boots` | the sender's starts ([`crate::lineage`]); answers carry it too |
 //!
-//! A receiver drops what is not for it, comes from another cluster, or comes
-//! from another data directory than the membership says.
+//! A receiver drops what is not for it, comes from another cluster, comes
+//! from another data directory than the membership says, or from an outdated
+//! copy of it ([`crate::peer_memory`]).
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 use std::str::FromStr;
 
-use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use annals_core::seeded::{self, Bug};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::error::OpenError;
+use crate::lineage::{Boot, Lineage};
 use crate::types::{Membership, NodeInfo};
 
 const FILE: &str = "identity";
 const REMOVED: &str = "removed";
-const FIRST_LINE: &str = "annals identity 1";
+const OUTDATED: &str = "outdated";
+const FIRST_LINE: &str = "annals identity 2";
+/// As written before starts were counted.
+const FIRST_LINE_1: &str = "annals identity 1";
+const BOOTS: &str = "annals-boots";
 
 /// Set on a refusal whose reason is that the sender was removed from the
 /// cluster: it will never be listened to again.
 pub(crate) const REMOVED_HEADER: &str = "annals-removed";
 
-/// Who a node is. Written once, never changed.
+/// Set on a refusal whose reason is that the sender runs on an outdated copy of
+/// its disk: the boot that it lacks.
+pub(crate) const OUTDATED_HEADER: &str = "annals-outdated";
+
+/// Who a node is. Never changed, but for the start that each process adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// The cluster it belongs to.
@@ -46,6 +58,8 @@ pub(crate) struct Identity {
     pub(crate) node: u64,
     /// Names this data directory.
     pub(crate) incarnation: Uuid,
+    /// Its starts.
+    pub(crate) lineage: Lineage,
 }
 
 impl Identity {
@@ -68,6 +82,12 @@ impl Identity {
         write_durably(data, FILE, print(self).as_bytes())
     }
 
+    /// As of a new start, to be stored before anything is sent.
+    #[must_use]
+    pub(crate) fn started(self) -> Identity {
+        Identity { lineage: self.lineage.started(Uuid::new_v4()), ..self }
+    }
+
     /// The headers of a call to a peer.
     pub(crate) fn sign<T>(&self, to: u64, node: &NodeInfo, message: T) -> Request<T> {
         let mut request = Request::new(message);
@@ -82,7 +102,16 @@ impl Identity {
         if node.incarnation != [0; 16] {
             set("annals-to-incarnation", Uuid::from_bytes(node.incarnation).to_string());
         }
+        set(BOOTS, self.lineage.to_string());
         request
+    }
+
+    /// An answer to a peer, which says whose it is.
+    pub(crate) fn answer<T>(&self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
+        let boots = MetadataValue::try_from(self.lineage.to_string()).expect("numbers and uuids are plain text");
+        response.metadata_mut().insert(BOOTS, boots);
+        response
     }
 
     /// Who calls, if it may. `membership` is what this node knows of others.
@@ -103,7 +132,7 @@ impl Identity {
         if to != self.node {
             return Err(Status::failed_precondition(format!("this is node {}, the call is for node {to}", self.node)));
         }
-        if headers.contains_key("annals-to-incarnation") {
+        if headers.contains_key("annals-to-incarnation") && !seeded::is(Bug::S22) {
             let incarnation: Uuid = header(headers, "annals-to-incarnation")?;
             if incarnation != self.incarnation {
                 return Err(Status::failed_precondition(format!(
@@ -117,6 +146,7 @@ impl Identity {
         if let Some(known) = membership.get_node(&from)
             && known.incarnation != [0; 16]
             && known.incarnation != *incarnation.as_bytes()
+            && !seeded::is(Bug::S22)
         {
             return Err(Status::failed_precondition(format!(
                 "node {from} is known with data directory {}, the call comes from {incarnation}: was its disk wiped or swapped?",
@@ -125,6 +155,33 @@ impl Identity {
         }
         Ok(from)
     }
+}
+
+/// The starts of whoever sent these headers. None at all where it says nothing
+/// of them, or nothing that can be read.
+pub(crate) fn lineage(headers: &MetadataMap) -> Lineage {
+    headers.get(BOOTS).and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok()).unwrap_or_default()
+}
+
+/// Whom a call is for.
+pub(crate) fn addressee(headers: &MetadataMap) -> Option<u64> {
+    headers.get("annals-to")?.to_str().ok()?.parse().ok()
+}
+
+/// The boot that a peer misses in this node's lineage, if it refused for that.
+pub(crate) fn missed_boot(headers: &MetadataMap) -> Option<Boot> {
+    headers.get(OUTDATED_HEADER)?.to_str().ok()?.parse().ok()
+}
+
+/// Why this data directory must not be used any more, if it was found to be an
+/// outdated copy.
+pub(crate) fn was_outdated(data: &Path) -> Option<String> {
+    fs::read_to_string(data.join(OUTDATED)).ok().map(|why| why.trim_end().to_owned())
+}
+
+/// Remembers that it was.
+pub(crate) fn mark_outdated(data: &Path, why: &str) -> io::Result<()> {
+    write_durably(data, OUTDATED, format!("{why}\n").as_bytes())
 }
 
 /// Whether this data directory's node was removed from its cluster.
@@ -151,30 +208,47 @@ fn header<T: FromStr>(headers: &MetadataMap, name: &'static str) -> Result<T, St
 }
 
 fn print(identity: &Identity) -> String {
-    let body = format!(
-        "{FIRST_LINE}\ncluster {}\nnode {}\nincarnation {}\n",
+    sealed(format!(
+        "{FIRST_LINE}\ncluster {}\nnode {}\nincarnation {}\nboots {}\n",
+        identity.cluster, identity.node, identity.incarnation, identity.lineage
+    ))
+}
+
+fn print_1(identity: &Identity) -> String {
+    sealed(format!(
+        "{FIRST_LINE_1}\ncluster {}\nnode {}\nincarnation {}\n",
         identity.cluster, identity.node, identity.incarnation
-    );
+    ))
+}
+
+fn sealed(body: String) -> String {
     let checksum = crc32c::crc32c(body.as_bytes());
     format!("{body}checksum {checksum:08x}\n")
 }
 
 fn parse(text: &str) -> Option<Identity> {
     let mut lines = text.lines();
-    if lines.next()? != FIRST_LINE {
-        return None;
-    }
+    let print: fn(&Identity) -> String = match lines.next()? {
+        FIRST_LINE => print,
+        FIRST_LINE_1 => print_1,
+        _ => return None,
+    };
     let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);
-    let identity = Identity {
+    let mut identity = Identity {
         cluster: field("cluster")?.parse().ok()?,
         node: field("node")?.parse().ok()?,
         incarnation: field("incarnation")?.parse().ok()?,
+        lineage: Lineage::default(),
     };
+    if let Some(boots) = field("boots") {
+        identity.lineage = boots.parse().ok()?;
+    }
     // Printing is exact, so comparing the whole covers the checksum too.
     (print(&identity) == text).then_some(identity)
 }
 
-fn write_durably(data: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+/// Writes a small file. Durable on return, and never half there.
+pub(crate) fn write_durably(data: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = data.join(format!("{name}.tmp"));
     let mut file = File::create(&temporary)?;
     file.write_all(bytes)?;
@@ -190,7 +264,12 @@ mod tests {
     use super::*;
 
     fn identity(node: u64) -> Identity {
-        Identity { cluster: Uuid::from_u128(1), node, incarnation: Uuid::from_u128(u128::from(node) + 100) }
+        Identity {
+            cluster: Uuid::from_u128(1),
+            node,
+            incarnation: Uuid::from_u128(u128::from(node) + 100),
+            lineage: Lineage::default(),
+        }
     }
 
     fn membership() -> Membership {
@@ -207,6 +286,29 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         assert_eq!(Identity::load(dir.path()).expect("nothing there is fine"), None);
         identity(7).store(dir.path()).expect("written");
+        assert_eq!(Identity::load(dir.path()).expect("readable"), Some(identity(7)));
+    }
+
+    #[test]
+    fn every_start_is_added_to_the_identity_and_travels_with_calls_and_answers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = identity(7).started();
+        first.store(dir.path()).expect("written");
+        let second = Identity::load(dir.path()).expect("readable").expect("there").started();
+        second.store(dir.path()).expect("written");
+        assert_eq!(Identity::load(dir.path()).expect("readable"), Some(second));
+        assert!(second.lineage.holds(&first.lineage.newest().expect("started")));
+        assert_eq!(lineage(second.sign(1, &info(1), ()).metadata()), second.lineage);
+        assert_eq!(lineage(second.answer(()).metadata()), second.lineage);
+        assert_eq!(lineage(&MetadataMap::new()), Lineage::default());
+    }
+
+    #[test]
+    fn an_identity_from_before_starts_were_counted_is_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let old = "annals identity 1\ncluster 00000000-0000-0000-0000-000000000001\nnode 7\n\
+                   incarnation 00000000-0000-0000-0000-00000000006b\nchecksum 5d62ab80\n";
+        fs::write(dir.path().join(FILE), old).expect("written");
         assert_eq!(Identity::load(dir.path()).expect("readable"), Some(identity(7)));
     }
 

@@ -4,30 +4,44 @@
 //! opaque batches, applies them to the event store, and offers a [`Node`]:
 //! append, read barrier, status, membership.
 //!
-//! Reading order: what a node is (`node`) and who it is (`identity`,
-//! `bootstrap`, `admin`); how entries become durable (`log_store`, `entries`,
+//! Reading order: what a node is (`node`) and who it is (`identity`, `lineage`,
+//! `peer_memory`, `introduction`, `bootstrap`, `admin`); how entries become durable (`log_store`, `entries`,
 //! `flusher`, `witness`, `codec`); how they travel and are applied (`network`,
-//! `service`, `state_machine`, `snapshot`, `maintenance`); what an append and
+//! `ledger`, `service`, `state_machine`, `snapshot`, `maintenance`); what an append and
 //! a read go through (`proposer`, `forward`, `read_index`).
 #![forbid(unsafe_code)]
 
+#[cfg(all(feature = "simulation", feature = "seeded-bugs"))]
+compile_error!("simulation makes its own mistakes (`simulation::Mutation`): not together with seeded-bugs");
+
 mod admin;
+mod blocking;
 mod bootstrap;
 mod codec;
 mod config;
 mod entries;
 mod error;
+mod event_store;
 mod flusher;
 mod forward;
 mod identity;
+mod introduction;
+mod ledger;
+mod lineage;
 mod log_store;
 mod maintenance;
+#[cfg(feature = "seeded-bugs")]
+mod mistakes;
 mod network;
 mod node;
 mod observer;
+mod peer_memory;
 mod proposer;
 mod read_index;
+mod runtime;
 mod service;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod snapshot;
 mod state_machine;
 mod status;

@@ -25,6 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use annals_core::seeded::{self, Bug};
 use bytes::Bytes;
 use futures::stream::{self, Stream};
 use openraft::OptionalSend;
@@ -150,10 +151,12 @@ impl LogStore {
         let path = data.join("log");
         let database = open_database(&path, data)?;
         let log = read_log(&database, &path)?;
+        #[cfg(feature = "seeded-bugs")]
+        let log = Log { vote: crate::mistakes::read_vote(data, log.vote), ..log };
         let acknowledged =
             Acknowledged { last: log.last.as_ref().map(LogIdForm::from), vote: log.vote.as_ref().map(VoteForm::from) };
         let witnessed = witness.acknowledged();
-        if !acknowledged.covers(&witnessed) {
+        if !acknowledged.covers(&witnessed) && !seeded::breaks_promises() {
             return Err(OpenError::LogBehindWitness {
                 node,
                 found: acknowledged.to_string(),
@@ -335,11 +338,37 @@ impl std::fmt::Display for Hex<'_> {
     }
 }
 
+/// Opens the database, once more if all that kept it from opening is a torn end
+/// that nobody was told is durable.
 fn open_database(path: &Path, data: &Path) -> Result<DB, OpenError> {
+    let refused = match try_open_database(path, data) {
+        Err(refused @ OpenError::Log { .. }) => refused,
+        other => return other,
+    };
+    let Ok(Some(torn)) = torn_tail::find(path) else { return Err(refused) };
+    tracing::warn!(
+        "the last write to {} before a crash is incomplete: {} bytes from {} on were never acknowledged and are cut off",
+        torn.file.display(),
+        torn.bytes,
+        torn.offset
+    );
+    torn.cut(&data.join("torn-log-tail")).map_err(|source| OpenError::Io {
+        action: "cut the torn end off",
+        path: torn.file.clone(),
+        source,
+    })?;
+    try_open_database(path, data)
+}
+
+fn try_open_database(path: &Path, data: &Path) -> Result<DB, OpenError> {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_wal_recovery_mode(if seeded::is(Bug::S19) {
+        DBRecoveryMode::PointInTime
+    } else {
+        DBRecoveryMode::TolerateCorruptedTailRecords
+    });
     // Recycling would silently switch that mode's check off.
     options.set_recycle_log_file_num(0);
     options.set_track_and_verify_wals_in_manifest(true);
@@ -410,12 +439,13 @@ fn read_log(database: &DB, path: &Path) -> Result<Log, OpenError> {
         )));
     }
     let last = last.or(purged);
+    let committed = committed.filter(|committed| last.is_some_and(|last| committed.index() <= last.index()));
     let next = last.map_or(0, |last| last.index() + 1);
     let first = first.map_or(next, |first| first.index());
     Ok(Log { vote, purged, first, last, committed, snapshot, tail: Tail::new(next, TAIL_BYTES) })
 }
 
-fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+pub(crate) fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let start = match range.start_bound() {
         Bound::Included(start) => *start,
         Bound::Excluded(start) => start.saturating_add(1),
@@ -566,6 +596,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.send(Request::Purge { upto, empties }).await
     }
 }
+
+mod torn_tail;
 
 #[cfg(test)]
 mod tests;

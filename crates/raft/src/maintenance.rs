@@ -15,10 +15,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::storage::RaftStateMachine;
 
 use crate::flusher::stop_process;
 use crate::node::{Node, Running};
-use crate::types::index_of;
+use crate::types::{Raft, TypeConfig, index_of};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -96,18 +97,39 @@ async fn look_after_log(node: &Node, running: &Running, growth: &mut Growth, flu
     }
 
     let older = applied.saturating_sub(config.log_keep_entries).max(growth.older_than(config.log_keep_bytes));
-    // One more than the highest entry that may go.
-    let mut end = older.min(node.durable());
-    if let Some(limit) = node.transfers().limit() {
-        end = end.min(limit + 1);
-    }
     let (_, purged) = node.log().bounds();
-    let begin = purged.map_or(0, |purged| purged.index() + 1);
-    if end < begin + PURGE_STEP.min(config.log_keep_entries.max(1)) {
-        return;
-    }
-    if let Err(error) = purge(running, end - 1).await {
+    let bounds = Bounds {
+        purged: purged.map_or(0, |purged| purged.index() + 1),
+        older,
+        durable: node.durable(),
+        transfer: node.transfers().limit(),
+    };
+    let Some(upto) = bounds.purge_upto(PURGE_STEP.min(config.log_keep_entries.max(1))) else { return };
+    if let Err(error) = purge(&running.raft, upto).await {
         tracing::warn!(%error, "the log could not be purged");
+    }
+}
+
+/// What limits a purge. Numbers of entries from the first, but `transfer`.
+pub(crate) struct Bounds {
+    /// Are purged.
+    pub(crate) purged: u64,
+    /// Are old enough that nobody who was briefly away needs them.
+    pub(crate) older: u64,
+    /// Survive a crash without the log.
+    pub(crate) durable: u64,
+    /// The highest entry that no transfer needs.
+    pub(crate) transfer: Option<u64>,
+}
+
+impl Bounds {
+    /// The highest entry that may go, if at least `step` would go.
+    pub(crate) fn purge_upto(&self, step: u64) -> Option<u64> {
+        let mut end = self.older.min(self.durable);
+        if let Some(limit) = self.transfer {
+            end = end.min(limit + 1);
+        }
+        (end >= self.purged + step.max(1)).then(|| end - 1)
     }
 }
 
@@ -132,11 +154,11 @@ async fn flush(node: &Node) {
     }
 }
 
-async fn purge(running: &Running, upto: u64) -> Result<(), String> {
-    let mut metrics = running.raft.metrics();
+pub(crate) async fn purge<M: RaftStateMachine<TypeConfig>>(raft: &Raft<M>, upto: u64) -> Result<(), String> {
+    let mut metrics = raft.metrics();
     let snapshot = |metrics: &crate::types::Metrics| index_of(metrics.snapshot.as_ref());
     if snapshot(&metrics.borrow_watched()) < upto {
-        running.raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
+        raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while snapshot(&metrics.borrow_watched()) < upto {
             match tokio::time::timeout_at(deadline, metrics.changed()).await {
@@ -147,7 +169,7 @@ async fn purge(running: &Running, upto: u64) -> Result<(), String> {
         }
     }
     tracing::debug!(upto, "purging the log");
-    running.raft.trigger().purge_log(upto).await.map_err(|error| error.to_string())
+    raft.trigger().purge_log(upto).await.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -8,12 +8,18 @@
 //! A dead peer is noticed by HTTP/2 pings, a stuck one by requests that stay
 //! unanswered; both end the stream, and the consensus library begins another
 //! one after a pause.
+//!
+//! Two kinds of answers never reach the consensus library: those of a peer that
+//! runs on an outdated copy of its disk ([`crate::peer_memory`]), and those by
+//! which a follower takes back what it acknowledged ([`crate::ledger`]). The
+//! peer is told, and ends itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use annals_core::seeded;
 use annals_proto::annals::internal::v1 as pb;
 use annals_proto::annals::internal::v1::coordination_client::CoordinationClient;
 use annals_proto::annals::internal::v1::replication_client::ReplicationClient;
@@ -25,18 +31,20 @@ use openraft::network::{
     Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
 };
 use openraft::raft::{
-    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status};
 
 use crate::codec;
-use crate::identity::{Identity, REMOVED_HEADER};
+use crate::identity::{self, Identity, REMOVED_HEADER};
+use crate::ledger::Ledger;
 use crate::observer::Observer;
+use crate::peer_memory::{PeerMemory, Unacceptable};
 use crate::snapshot::{SnapshotData, Transfers};
 use crate::state_machine::Snapshot;
 use crate::types::{NodeInfo, TypeConfig, Vote};
@@ -60,7 +68,7 @@ const SNAPSHOT_SILENCE: Duration = Duration::from_secs(120);
 /// Appends that are encoded and not yet sent.
 const PIPELINE: usize = 16;
 
-type RpcError = RPCError<TypeConfig>;
+pub(crate) type RpcError = RPCError<TypeConfig>;
 
 /// What a connection is for. Each has its own, per peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -128,6 +136,19 @@ pub(crate) struct Dialer {
     pub(crate) observer: Arc<dyn Observer>,
     /// Set when a peer says that this node was removed.
     pub(crate) removed: watch::Sender<bool>,
+    /// Set when a peer shows that this node runs on an outdated copy: why.
+    pub(crate) outdated: watch::Sender<Option<String>>,
+    pub(crate) memory: PeerMemory,
+    pub(crate) ledger: Ledger,
+}
+
+/// What a node is told that runs on an outdated copy of its disk.
+pub(crate) fn outdated_copy(node: u64, evidence: &str) -> String {
+    format!(
+        "this node runs on an outdated copy of its disk: {evidence}. It may have lost entries that it acknowledged, \
+         so remove node {node} from the cluster and join it again as a new one (empty data directory), \
+         or give it back the disk that it had"
+    )
 }
 
 /// Makes a [`Peer`] for whoever the consensus library wants to talk to.
@@ -184,6 +205,13 @@ impl Peer {
         if status.metadata().contains_key(REMOVED_HEADER) {
             self.dialer.removed.send_replace(true);
         }
+        // Seen for itself: a refusal may be meant for an earlier process.
+        if let Some(boot) = identity::missed_boot(status.metadata())
+            && !self.dialer.identity.lineage.holds(&boot)
+        {
+            let evidence = format!("node {} remembers its start {boot}, of which it knows nothing", self.id);
+            self.dialer.outdated.send_replace(Some(outdated_copy(self.dialer.identity.node, &evidence)));
+        }
         // "Unreachable" makes the library pause before it tries again, which
         // is right for all of these: none goes away within microseconds.
         RpcError::Unreachable(Unreachable::from_string(format!("node {} at {}: {status}", self.id, self.node.address)))
@@ -198,43 +226,137 @@ impl Peer {
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(response)) => {
                 self.dialer.observer.peer_round_trip(self.id, started.elapsed());
-                Ok(response.into_inner())
+                let lineage = identity::lineage(response.metadata());
+                match self.dialer.memory.meet(self.id, &lineage).await {
+                    Ok(()) => Ok(response.into_inner()),
+                    Err(unacceptable) => Err(self.unacceptable(&unacceptable)),
+                }
             }
             Ok(Err(status)) => Err(self.failed(status)),
             Err(_) => Err(self.failed(Status::deadline_exceeded(format!("no answer within {limit:?}")))),
         }
     }
 
+    fn unacceptable(&self, why: &Unacceptable) -> RpcError {
+        match why {
+            Unacceptable::Outdated { boot, .. } => {
+                let missing_boot = boot.to_string();
+                self.accuse(&why.to_string(), pb::RetireRequest { missing_boot, ..pb::RetireRequest::default() });
+            }
+            Unacceptable::Unwritten(_) => tracing::error!(peer = self.id, "{why}"),
+        }
+        self.failed(Status::failed_precondition(why.to_string()))
+    }
+
+    /// Says in the log what is wrong with this peer, and tells the peer.
+    fn accuse(&self, why: &str, accusation: pb::RetireRequest) {
+        if !self.dialer.memory.is_news(self.id) {
+            return;
+        }
+        tracing::error!(peer = self.id, "{why}");
+        self.dialer.observer.peer_outdated(self.id);
+        let (request, channels, address) =
+            (self.sign(accusation), self.dialer.channels.clone(), self.node.address.clone());
+        // Nothing depends on it: it is told again, or told when it asks for votes.
+        tokio::spawn(async move {
+            if let Ok(mut client) = channels.coordination(&address) {
+                let _ = tokio::time::timeout(CONNECT * 2, client.retire(request)).await;
+            }
+        });
+    }
+
     /// Offers the snapshot and waits until the follower has installed it.
     async fn offer(&mut self, offer: pb::SnapshotOffer, included: u64) -> Result<Vote, RpcError> {
         let mut client = self.client()?;
-        let mut answers = self.call(CONNECT * 5, client.offer_snapshot(self.sign(offer))).await?;
-        let transfer = self.dialer.transfers.begin(included);
-        loop {
-            let progress = match tokio::time::timeout(SNAPSHOT_SILENCE, answers.message()).await {
-                Ok(Ok(Some(progress))) => progress,
-                Ok(Ok(None)) => return Err(self.failed(Status::unavailable("the catch-up ended without a result"))),
-                Ok(Err(status)) => return Err(self.failed(status)),
-                Err(_) => return Err(self.failed(Status::deadline_exceeded("the catch-up fell silent"))),
-            };
-            if !progress.result.is_empty() {
-                transfer.succeeded();
-                return codec::decode_vote(&progress.result).map_err(|error| unreadable(&error));
-            }
+        let answers = self.call(CONNECT * 5, client.offer_snapshot(self.sign(offer))).await?;
+        installed(self, &self.dialer.transfers, included, answers).await
+    }
+}
+
+/// What is told of the calls to one peer.
+pub(crate) trait Calls: Sync {
+    /// A call failed; answers what to tell the consensus library.
+    fn failed(&self, status: Status) -> RpcError;
+    /// A call was answered.
+    fn answered(&self, after: Duration);
+    /// What followers acknowledged, and which of them this peer is.
+    fn ledger(&self) -> (&Ledger, u64);
+    /// The peer says that it has not the entry at `missing`, although it had
+    /// acknowledged everything up to `acknowledged`; answers what to tell the
+    /// consensus library.
+    fn lost(&self, missing: u64, acknowledged: u64) -> RpcError {
+        let why = format!("entry {missing} is gone, of {acknowledged} that were acknowledged");
+        self.failed(Status::data_loss(why))
+    }
+}
+
+impl Calls for Peer {
+    fn failed(&self, status: Status) -> RpcError {
+        Peer::failed(self, status)
+    }
+
+    fn answered(&self, after: Duration) {
+        self.dialer.observer.peer_round_trip(self.id, after);
+    }
+
+    fn ledger(&self) -> (&Ledger, u64) {
+        (&self.dialer.ledger, self.id)
+    }
+
+    fn lost(&self, missing: u64, acknowledged: u64) -> RpcError {
+        let id = self.id;
+        let why = format!(
+            "node {id} lost entries that it had acknowledged: it has not the entry {missing}, of {acknowledged}. \
+             Remove node {id} from the cluster and join it again as a new one (empty data directory)"
+        );
+        let missing_entries = format!(
+            "the leader, node {}, has its acknowledgement of entry {acknowledged}, but it has \
+             not entry {missing}",
+            self.dialer.identity.node
+        );
+        let boot = self.dialer.memory.newest(id).map(|boot| boot.to_string()).unwrap_or_default();
+        self.accuse(&why, pb::RetireRequest { missing_entries, boot, ..pb::RetireRequest::default() });
+        self.failed(Status::data_loss(why))
+    }
+}
+
+/// Waits until a follower that was offered a snapshot has installed it.
+pub(crate) async fn installed(
+    calls: &impl Calls,
+    transfers: &Arc<Transfers>,
+    included: u64,
+    mut answers: impl Stream<Item = Result<pb::SnapshotProgress, Status>> + Unpin,
+) -> Result<Vote, RpcError> {
+    let transfer = transfers.begin(included);
+    loop {
+        let progress = match tokio::time::timeout(SNAPSHOT_SILENCE, answers.next()).await {
+            Ok(Some(Ok(progress))) => progress,
+            Ok(None) => return Err(calls.failed(Status::unavailable("the catch-up ended without a result"))),
+            Ok(Some(Err(status))) => return Err(calls.failed(status)),
+            Err(_) => return Err(calls.failed(Status::deadline_exceeded("the catch-up fell silent"))),
+        };
+        if !progress.result.is_empty() {
+            transfer.succeeded();
+            return codec::decode_vote(&progress.result).map_err(|error| unreadable(&error));
         }
     }
 }
 
-fn unreadable(error: &codec::CodecError) -> RpcError {
+pub(crate) fn unreadable(error: &codec::CodecError) -> RpcError {
     RpcError::Unreachable(Unreachable::from_string(format!("an answer could not be read: {error}")))
+}
+
+/// The pauses between calls to a peer that fail.
+pub(crate) fn pauses() -> Backoff {
+    // Short at first: after an election the new leader often finds a peer that
+    // is just coming up. Never longer than a follower's patience.
+    let first = [50, 100, 200, 400].map(Duration::from_millis);
+    Backoff::new(first.into_iter().chain(std::iter::repeat(Duration::from_millis(500))))
 }
 
 impl NetBackoff<TypeConfig> for Peer {
     fn backoff(&self) -> Option<Backoff> {
-        // Short at first: after an election the new leader often finds a peer
-        // that is just coming up. Never longer than a follower's patience.
-        let first = [50, 100, 200, 400].map(Duration::from_millis);
-        Some(Backoff::new(first.into_iter().chain(std::iter::repeat(Duration::from_millis(500)))))
+        Some(pauses())
     }
 }
 
@@ -296,7 +418,8 @@ impl NetSnapshot<TypeConfig> for Peer {
             residue,
             address: self.dialer.address.clone(),
         };
-        let observer = self.dialer.observer.clone();
+        let dialer = self.dialer.clone();
+        let observer = &dialer.observer;
         let id = self.id;
         let result = tokio::select! {
             closed = cancel => return Err(StreamingError::Closed(closed)),
@@ -304,7 +427,12 @@ impl NetSnapshot<TypeConfig> for Peer {
         };
         observer.catch_up_sent(id, result.is_ok());
         match result {
-            Ok(vote) => Ok(SnapshotResponse::new(vote)),
+            Ok(accepted) => {
+                if accepted == vote {
+                    dialer.ledger.note(id, &vote, included);
+                }
+                Ok(SnapshotResponse::new(accepted))
+            }
             Err(RpcError::Timeout(error)) => Err(StreamingError::Timeout(error)),
             Err(RpcError::Unreachable(error)) => Err(StreamingError::Unreachable(error)),
             Err(RpcError::Network(error)) => Err(StreamingError::Network(error)),
@@ -321,35 +449,50 @@ impl NetStreamAppend<TypeConfig> for Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        Box::pin(async move {
-            let mut input = input;
-            // The library's pause after a failure is in this stream: a session
-            // that fails before it asks for a request would begin again at
-            // once, thousands of times in a second.
-            let Some(first) = input.next().await else { return Ok(stream::empty().boxed() as BoxStream<'s, _>) };
-            let (header, entries) = codec::encode_append(&first);
-            let (requests, outgoing) = mpsc::channel(PIPELINE);
-            let mut client = self.client()?;
-            let answers = self.call(CONNECT, client.append(self.sign(ReceiverStream::new(outgoing)))).await?;
-            let session = Session {
-                peer: self,
-                input: Some(input),
-                requests: Some(requests),
-                next: Some(pb::AppendRequest { header, entries }),
-                answers,
-                unanswered: 0,
-                waiting_since: tokio::time::Instant::now(),
-            };
-            let answers = stream::unfold(Some(session), |session| async move {
-                let mut session = session?;
-                let answer = session.next_answer().await?;
-                // After anything but a plain success the stream is over.
-                let session = matches!(answer, Ok(Ok(_))).then_some(session);
-                Some((answer, session))
-            });
-            Ok(answers.boxed() as BoxStream<'s, _>)
-        })
+        let peer = &*self;
+        Box::pin(append_stream(peer, input, async move |requests| {
+            let mut client = peer.client()?;
+            peer.call(CONNECT, client.append(peer.sign(requests))).await
+        }))
     }
+}
+
+/// Sends the requests of `input` over a stream that `open` opens, and hands
+/// out the answers.
+pub(crate) async fn append_stream<'s, S, A>(
+    calls: &'s impl Calls,
+    mut input: S,
+    open: impl AsyncFnOnce(ReceiverStream<pb::AppendRequest>) -> Result<A, RpcError>,
+) -> Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    A: Stream<Item = Result<pb::AppendResponse, Status>> + Send + Unpin + 's,
+{
+    // The library's pause after a failure is in this stream: a session that
+    // fails before it asks for a request would begin again at once, thousands
+    // of times in a second.
+    let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+    let (header, entries) = codec::encode_append(&first);
+    let (requests, outgoing) = mpsc::channel(PIPELINE);
+    let answers = open(ReceiverStream::new(outgoing)).await?;
+    let session = Session {
+        calls,
+        input: Some(input),
+        requests: Some(requests),
+        next: Some(pb::AppendRequest { header, entries }),
+        answers,
+        leadership: first.vote,
+        unanswered: VecDeque::new(),
+        waiting_since: tokio::time::Instant::now(),
+    };
+    let answers = stream::unfold(Some(session), |session| async move {
+        let mut session = session?;
+        let answer = session.next_answer().await?;
+        // After anything but a plain success the stream is over.
+        let session = matches!(answer, Ok(Ok(_))).then_some(session);
+        Some((answer, session))
+    });
+    Ok(answers.boxed())
 }
 
 /// One stream of appends to one peer.
@@ -357,19 +500,24 @@ impl NetStreamAppend<TypeConfig> for Peer {
 /// The input is polled from here rather than from a task of its own, so that
 /// it is gone as soon as the session is: the next session waits for a lock
 /// that the input holds.
-struct Session<'s, S> {
-    peer: &'s Peer,
+struct Session<'s, C, S, A> {
+    calls: &'s C,
     input: Option<S>,
     requests: Option<mpsc::Sender<pb::AppendRequest>>,
     next: Option<pb::AppendRequest>,
-    answers: Streaming<pb::AppendResponse>,
-    unanswered: usize,
+    answers: A,
+    leadership: Vote,
+    /// For each request without an answer, what had been acknowledged when it
+    /// was sent.
+    unanswered: VecDeque<Option<u64>>,
     waiting_since: tokio::time::Instant,
 }
 
-impl<S> Session<'_, S>
+impl<C, S, A> Session<'_, C, S, A>
 where
+    C: Calls,
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+    A: Stream<Item = Result<pb::AppendResponse, Status>> + Unpin,
 {
     async fn next_answer(&mut self) -> Option<Result<StreamAppendResult<TypeConfig>, RpcError>> {
         loop {
@@ -377,14 +525,15 @@ where
             tokio::select! {
                 // Answers first: they commit what clients wait for.
                 biased;
-                answer = self.answers.message() => return self.answered(answer),
+                answer = self.answers.next() => return self.answered(answer),
                 permit = reserve(self.requests.clone()), if self.next.is_some() => {
                     match (permit, self.next.take()) {
                         (Some(permit), Some(request)) => {
-                            if self.unanswered == 0 {
+                            if self.unanswered.is_empty() {
                                 self.waiting_since = tokio::time::Instant::now();
                             }
-                            self.unanswered += 1;
+                            let (ledger, peer) = self.calls.ledger();
+                            self.unanswered.push_back(ledger.acknowledged(peer, &self.leadership));
                             drop(permit.send(request));
                         }
                         // The transport let go of its end; its error follows
@@ -401,9 +550,9 @@ where
                         None => { self.input = None; self.requests = None; }
                     }
                 }
-                () = tokio::time::sleep_until(late), if self.unanswered > 0 => {
+                () = tokio::time::sleep_until(late), if !self.unanswered.is_empty() => {
                     let status = Status::deadline_exceeded(format!("an append was not answered within {ANSWER:?}"));
-                    return Some(Err(self.peer.failed(status)));
+                    return Some(Err(self.calls.failed(status)));
                 }
             }
         }
@@ -411,19 +560,48 @@ where
 
     fn answered(
         &mut self,
-        answer: Result<Option<pb::AppendResponse>, Status>,
+        answer: Option<Result<pb::AppendResponse, Status>>,
     ) -> Option<Result<StreamAppendResult<TypeConfig>, RpcError>> {
         match answer {
-            Ok(Some(answer)) => {
-                self.peer.dialer.observer.peer_round_trip(self.peer.id, self.waiting_since.elapsed());
-                self.unanswered = self.unanswered.saturating_sub(1);
+            Some(Ok(answer)) => {
+                self.calls.answered(self.waiting_since.elapsed());
+                let acknowledged = self.unanswered.pop_front().flatten();
                 self.waiting_since = tokio::time::Instant::now();
-                Some(codec::decode_append_answer(&answer.body).map_err(|error| unreadable(&error)))
+                Some(match codec::decode_append_answer(&answer.body) {
+                    Ok(answer) => self.weighed(answer, acknowledged),
+                    Err(error) => Err(unreadable(&error)),
+                })
             }
-            Ok(None) if self.unanswered == 0 => None,
-            Ok(None) => Some(Err(self.peer.failed(Status::unavailable("the stream ended with appends unanswered")))),
-            Err(status) => Some(Err(self.peer.failed(status))),
+            None if self.unanswered.is_empty() => None,
+            None => Some(Err(self.calls.failed(Status::unavailable("the stream ended with appends unanswered")))),
+            Some(Err(status)) => Some(Err(self.calls.failed(status))),
         }
+    }
+}
+
+impl<C: Calls, S, A> Session<'_, C, S, A> {
+    /// The answer, unless it takes back what was acknowledged before its
+    /// request was sent.
+    fn weighed(
+        &self,
+        answer: StreamAppendResult<TypeConfig>,
+        acknowledged: Option<u64>,
+    ) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+        match &answer {
+            Ok(Some(matched)) => {
+                let (ledger, peer) = self.calls.ledger();
+                ledger.note(peer, &self.leadership, matched.index());
+            }
+            Err(StreamAppendError::Conflict(missing)) => {
+                if let Some(acknowledged) = acknowledged.filter(|acknowledged| missing.index() <= *acknowledged)
+                    && !seeded::breaks_promises()
+                {
+                    return Err(self.calls.lost(missing.index(), acknowledged));
+                }
+            }
+            Ok(None) | Err(StreamAppendError::HigherVote(_)) => {}
+        }
+        Ok(answer)
     }
 }
 

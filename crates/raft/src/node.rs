@@ -11,42 +11,49 @@
 //! [`crate::admin`]), takes part, and stops in the reverse order of its start.
 //! Whatever would make it go on half-alive ends the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use annals_core::{Command, Outcome, Position};
+use annals_core::seeded::{self, Bug};
+use annals_core::{Command, Outcome, Position, Timestamp};
 use annals_proto::annals::internal::v1 as pb;
 use annals_store::Store;
 use futures::FutureExt;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, LinearizableReadError, RaftError};
+use openraft::storage::{RaftStateMachine, StorageHelper};
 use openraft::{ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
-use crate::admin::{self, Actor, Admin, AdminRequest};
+use crate::admin::{self, Actor, Admin, AdminRequest, NetworkPeers};
 use crate::bootstrap;
 use crate::config::Config;
 use crate::error::{AdminError, AppendError, BarrierError, OpenError};
 use crate::forward::Forwarder;
 use crate::identity::{self, Identity};
+use crate::introduction::{self, Introduction};
+use crate::ledger::Ledger;
+use crate::lineage::Lineage;
 use crate::log_store::LogStore;
 use crate::maintenance;
 use crate::network::{Channels, Dialer, Network};
+use crate::peer_memory::PeerMemory;
 use crate::proposer::{Kind, Proposer, Surroundings};
 use crate::read_index::ReadIndex;
 use crate::service::NodeServices;
 use crate::snapshot::{CatchUps, Transfers};
 use crate::state_machine::StateMachine;
 use crate::status::{Member, Phase, Role, Status};
-use crate::types::{Metrics, NodeInfo, Raft, index_of};
+use crate::types::{Membership, Metrics, NodeInfo, Raft, TypeConfig, index_of};
 use crate::witness::Witness;
 
 /// How long an open waits for another process to let go of the directory: a
@@ -67,6 +74,9 @@ const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// How long what was proposed may take to be answered at shutdown.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// How often a node without an identity says that it is called as if it had one.
+const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
 
 /// A peer that was heard of within this time counts as reachable.
 const REACHABLE: Duration = Duration::from_secs(3);
@@ -92,6 +102,12 @@ struct Inner {
     log: LogStore,
     incarnation: Uuid,
     identity: OnceLock<Identity>,
+    memory: PeerMemory,
+    /// Why this data directory must not be used any more, once that is known.
+    outdated: watch::Sender<Option<String>>,
+    /// When callers were last told about in the log that wait for an identity
+    /// this node has not.
+    turned_away: Mutex<Option<Instant>>,
     /// One adoption at a time.
     adoption: Semaphore,
     running: OnceLock<Running>,
@@ -118,6 +134,8 @@ pub(crate) struct Running {
     pub(crate) admin: Admin,
     pub(crate) catch_ups: Arc<CatchUps>,
     pub(crate) removed: watch::Sender<bool>,
+    pub(crate) outdated: watch::Sender<Option<String>>,
+    pub(crate) memory: PeerMemory,
     reads: ReadIndex,
     forwarder: Arc<Forwarder>,
 }
@@ -143,12 +161,18 @@ impl Node {
         let phase = if config.bootstrap.is_empty() { Phase::Waiting } else { Phase::Bootstrapping };
         let incarnation = disks.identity.map_or_else(Uuid::new_v4, |identity| identity.incarnation);
         let removed = identity::was_removed(&config.data);
+        if let Some(why) = identity::was_outdated(&config.data) {
+            return Err(OpenError::Outdated { path: config.data, why });
+        }
         let node = Node {
             inner: Arc::new(Inner {
                 store: disks.store,
                 log: disks.log,
                 incarnation,
                 identity: disks.identity.map_or_else(OnceLock::new, OnceLock::from),
+                memory: disks.memory,
+                outdated: watch::Sender::new(None),
+                turned_away: Mutex::new(None),
                 adoption: Semaphore::new(1),
                 running: OnceLock::new(),
                 channels: Arc::default(),
@@ -168,7 +192,16 @@ impl Node {
             Some(_) if removed => {
                 tracing::warn!("this node was removed from its cluster: it takes no part any more");
             }
-            Some(identity) => node.take_part(identity).await?,
+            Some(identity) => {
+                if let Err(refusal) = node.take_part(identity).await {
+                    node.shutdown().await;
+                    return Err(refusal);
+                }
+            }
+            None if node.config().bootstrap.is_empty() => tracing::info!(
+                address = node.config().address,
+                "this node belongs to no cluster yet and waits to be added (annals cluster add)"
+            ),
             None => {}
         }
         node.publish_status();
@@ -176,6 +209,8 @@ impl Node {
         node.inner.tasks.spawn(keep_status(node.clone()));
         if !node.config().bootstrap.is_empty() && !removed {
             node.inner.tasks.spawn(bootstrap::run(node.clone()));
+            #[cfg(feature = "seeded-bugs")]
+            node.inner.tasks.spawn(crate::mistakes::take_old_identity(node.clone()));
         }
         Ok(node)
     }
@@ -200,6 +235,8 @@ impl Node {
     /// [`AppendError`]: everything but `Unknown` was certainly not applied.
     pub async fn append(&self, command: Command, route: Route, deadline: Instant) -> Result<Outcome, AppendError> {
         let command = command.encode();
+        #[cfg(feature = "seeded-bugs")]
+        let mut command = command;
         let mut tried_before = false;
         loop {
             if self.is_stopping() {
@@ -211,6 +248,11 @@ impl Node {
                 (Some(running), Some((id, _))) if *id == running.identity.node => {
                     match running.proposer.append(command.clone(), Kind::Append, deadline).await {
                         Err(error @ AppendError::NotLeader { .. }) => error,
+                        #[cfg(feature = "seeded-bugs")]
+                        Err(error @ AppendError::Unknown(_)) if seeded::is(Bug::S21) => {
+                            command = crate::mistakes::with_fresh_ids(&command);
+                            error
+                        }
                         // Not the queue was too long, but the search for a leader.
                         Err(AppendError::Overloaded) if tried_before => AppendError::NotLeader { leader: None },
                         result => return result,
@@ -222,6 +264,11 @@ impl Node {
                 (Some(running), Some((id, node))) => {
                     match running.forwarder.forward(*id, node, command.clone(), deadline).await {
                         Err(error @ AppendError::NotLeader { .. }) => error,
+                        #[cfg(feature = "seeded-bugs")]
+                        Err(error @ AppendError::Unknown(_)) if seeded::is(Bug::S21) => {
+                            command = crate::mistakes::with_fresh_ids(&command);
+                            error
+                        }
                         Err(AppendError::Overloaded) if tried_before => AppendError::NotLeader { leader: None },
                         result => return result,
                     }
@@ -291,6 +338,18 @@ impl Node {
             reached = tail.wait_for(|tail| *tail >= at_least) => reached.map(|_| ()).map_err(|_| BarrierError::ShuttingDown),
             () = tokio::time::sleep_until(deadline.into()) => Err(BarrierError::TimedOut),
             () = self.inner.stopping.cancelled() => Err(BarrierError::ShuttingDown),
+        }
+    }
+
+    /// Why this node must not go on, once that is known: it runs on an outdated
+    /// copy of its disk. It takes no part any more, and the process is to end.
+    pub async fn outdated(&self) -> String {
+        let mut outdated = self.inner.outdated.subscribe();
+        let why = outdated.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            // Dropped together with the node: there is nothing to wait for.
+            None => std::future::pending().await,
         }
     }
 
@@ -459,11 +518,29 @@ impl Node {
     /// removed.
     pub(crate) fn running(&self) -> Option<&Running> {
         match *self.inner.phase.borrow() {
-            Phase::Removed | Phase::Stopped => None,
+            Phase::Removed | Phase::Outdated | Phase::Stopped => None,
             Phase::Waiting | Phase::Bootstrapping | Phase::Recovering | Phase::Ready | Phase::ShuttingDown => {
                 self.inner.running.get()
             }
         }
+    }
+
+    /// Somebody calls although nothing runs here. A node without an identity
+    /// says what it waits for: its disk may have been emptied or lost.
+    pub(crate) fn turned_away(&self, headers: &MetadataMap) {
+        let Some(node) = identity::addressee(headers).filter(|_| self.identity().is_none()) else { return };
+        let mut last = self.inner.turned_away.lock();
+        if last.is_some_and(|last| last.elapsed() < TURNED_AWAY_EVERY) {
+            return;
+        }
+        *last = Some(Instant::now());
+        tracing::warn!(
+            "a cluster calls this node as its node {node}, but the data directory {} is empty: \
+             if its disk was lost, remove node {node} from the cluster and add this one as a new node \
+             (annals cluster remove {node}, then annals cluster add {}); otherwise give it its data directory",
+            self.inner.config.data.display(),
+            self.inner.config.address
+        );
     }
 
     pub(crate) fn probe(&self) -> pb::ProbeReply {
@@ -500,7 +577,8 @@ impl Node {
         if node == 0 {
             return Err("0 is no node id".into());
         }
-        let identity = Identity { cluster, node, incarnation: self.inner.incarnation };
+        let lineage = Lineage::default();
+        let identity = Identity { cluster, node, incarnation: self.inner.incarnation, lineage }.started();
         let data = self.inner.config.data.clone();
         tokio::task::spawn_blocking(move || identity.store(&data))
             .await
@@ -559,6 +637,13 @@ impl Node {
             removed.clone(),
         )
         .map_err(|error| failed(&error))?;
+        machine.bring_snapshot_up_to_date().await.map_err(|error| failed(&error))?;
+        let membership = StorageHelper::new(&mut inner.log.clone(), &mut machine.clone()).get_membership().await;
+        let membership = membership.map_err(|error| failed(&error))?.effective().membership().clone();
+        address_as_known(config, identity.node, &membership)?;
+        let introduction = Introduction { identity, channels: inner.channels.clone(), memory: inner.memory.clone() };
+        let mut known = BTreeSet::new();
+        introduction.to_all(&membership, &mut known).await.map_err(|why| self.refused_as_outdated(why))?;
         let dialer = Dialer {
             identity,
             address: config.address.clone(),
@@ -566,6 +651,9 @@ impl Node {
             transfers: inner.transfers.clone(),
             observer: config.observer.clone(),
             removed: removed.clone(),
+            outdated: inner.outdated.clone(),
+            memory: inner.memory.clone(),
+            ledger: Ledger::default(),
         };
         let raft = Raft::new(
             identity.node,
@@ -581,10 +669,13 @@ impl Node {
             config.append_queue_bytes,
             Surroundings {
                 raft: raft.clone(),
+                clock: || Timestamp::from(SystemTime::now()),
                 observer: config.observer.clone(),
                 free_bytes: inner.free_bytes.clone(),
                 reserve_bytes: config.disk_reserve_bytes,
                 stopping: inner.stopping.clone(),
+                #[cfg(feature = "seeded-bugs")]
+                mistakes: crate::mistakes::Proposing::new(inner.store.clone(), inner.log.clone(), raft.clone()),
             },
         );
         let (leader_reads, asking_quorum) = ReadIndex::new({
@@ -599,7 +690,7 @@ impl Node {
             raft: raft.clone(),
             identity,
             proposer: proposer.clone(),
-            channels: inner.channels.clone(),
+            peers: Arc::new(NetworkPeers { identity, channels: inner.channels.clone() }),
         });
         let forwarder = Arc::new(Forwarder::new(
             identity,
@@ -619,6 +710,8 @@ impl Node {
             admin,
             catch_ups: Arc::default(),
             removed: removed.clone(),
+            outdated: inner.outdated.clone(),
+            memory: inner.memory.clone(),
             reads,
             forwarder,
         };
@@ -638,7 +731,9 @@ impl Node {
         }
         tasks.spawn(until(stop.clone(), watch_core(self.clone(), raft.clone())));
         tasks.spawn(until(stop.clone(), watch_recovery(self.clone(), raft.clone())));
-        tasks.spawn(until(stop, watch_removal(self.clone(), removed.subscribe())));
+        tasks.spawn(until(stop.clone(), watch_removal(self.clone(), removed.subscribe())));
+        tasks.spawn(until(stop.clone(), watch_outdated(self.clone())));
+        tasks.spawn(until(stop, introduction::run(self.clone(), introduction, known)));
 
         // Alone there is nobody to wait for.
         let metrics = raft.metrics().borrow_watched().clone();
@@ -647,6 +742,15 @@ impl Node {
             raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
         }
         Ok(())
+    }
+
+    /// Remembers why this data directory must not be used any more.
+    fn refused_as_outdated(&self, why: String) -> OpenError {
+        let path = self.inner.config.data.clone();
+        if let Err(error) = identity::mark_outdated(&path, &why) {
+            tracing::error!(%error, "that this directory is outdated could not be remembered in it");
+        }
+        OpenError::Outdated { path, why }
     }
 
     fn publish_status(&self) {
@@ -669,7 +773,7 @@ impl Node {
         status.durable = self.durable().saturating_sub(1);
         let Some(running) = inner.running.get() else { return status };
         let metrics = running.metrics();
-        let takes_part = !matches!(phase, Phase::Removed | Phase::Stopped);
+        let takes_part = !matches!(phase, Phase::Removed | Phase::Outdated | Phase::Stopped);
         let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
         status.role = match metrics.state {
             ServerState::Leader if takes_part => Role::Leader,
@@ -747,7 +851,9 @@ fn no_status(incarnation: Uuid) -> Status {
 
 /// What lies on disk.
 struct Disks {
+    /// With this start in it, durably.
     identity: Option<Identity>,
+    memory: PeerMemory,
     store: Store,
     log: LogStore,
 }
@@ -777,7 +883,13 @@ impl Disks {
                 "the identity file is missing, but there are data: restore the file, or join again with an empty data directory",
             ));
         }
-        Ok(Disks { identity, store, log })
+        let memory = PeerMemory::load(data)?;
+        // Last: a start that fails before it reaches anybody is none.
+        let identity = identity.map(Identity::started);
+        if let Some(identity) = identity {
+            identity.store(data).map_err(io("write the identity in"))?;
+        }
+        Ok(Disks { identity, memory, store, log })
     }
 }
 
@@ -798,7 +910,30 @@ async fn lock(config: &Config) -> Result<File, OpenError> {
     }
 }
 
-fn raft_config(config: &Config, identity: Identity) -> Result<openraft::Config, openraft::ConfigError> {
+/// Refuses to serve a node at another address than the membership knows: its
+/// peers and clients would not find it there, and if two nodes' disks were
+/// swapped, each would be taken for the other.
+fn address_as_known(config: &Config, node: u64, membership: &Membership) -> Result<(), OpenError> {
+    let configured = &config.address;
+    let Some(known) = membership.get_node(&node).map(|known| &known.address).filter(|known| *known != configured)
+    else {
+        return Ok(());
+    };
+    let whose = membership.nodes().find(|(_, member)| member.address == *configured).map(|(id, _)| *id);
+    if whose.is_none() && membership.nodes().count() == 1 {
+        // Nobody else looks for it there.
+        tracing::warn!(%known, %configured, "the only node of this cluster is served at another address than it was made with");
+        return Ok(());
+    }
+    Err(OpenError::OtherAddress {
+        node,
+        known: known.clone(),
+        configured: configured.clone(),
+        whose: whose.map(|id| format!(", the address of node {id}")).unwrap_or_default(),
+    })
+}
+
+pub(crate) fn raft_config(config: &Config, identity: Identity) -> Result<openraft::Config, openraft::ConfigError> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     openraft::Config {
         cluster_name: identity.cluster.to_string(),
@@ -817,7 +952,7 @@ fn raft_config(config: &Config, identity: Identity) -> Result<openraft::Config, 
         // A leader that restarts asks for votes like everybody else.
         enable_leader_restore: Some(false),
         // Never: a log that went back is a broken promise.
-        allow_log_reversion: Some(false),
+        allow_log_reversion: Some(seeded::breaks_promises()),
         ..openraft::Config::default()
     }
     .validate()
@@ -903,6 +1038,22 @@ async fn watch_removal(node: Node, mut removed: watch::Receiver<bool>) {
     }
 }
 
+/// Stops taking part once this node is known to run on an outdated copy of its
+/// disk. Whoever runs the node ends the process ([`Node::outdated`]).
+async fn watch_outdated(node: Node) {
+    let why = node.outdated().await;
+    tracing::error!("{why}");
+    node.refused_as_outdated(why);
+    let raft = node.running().map(|running| running.raft.clone());
+    node.inner.phase.send_replace(Phase::Outdated);
+    node.publish_status();
+    if let Some(raft) = raft
+        && let Err(error) = raft.shutdown().await
+    {
+        tracing::warn!(%error, "replication did not stop cleanly");
+    }
+}
+
 async fn keep_status(node: Node) {
     let stopping = node.stopping().clone();
     let mut phase = node.inner.phase.subscribe();
@@ -940,7 +1091,13 @@ async fn keep_status(node: Node) {
 // ---------------------------------------------------------------- reads ----
 
 /// How many entries must be applied, confirmed by a quorum.
-async fn ask_quorum(raft: Raft) -> Result<u64, BarrierError> {
+pub(crate) async fn ask_quorum<M: RaftStateMachine<TypeConfig>>(raft: Raft<M>) -> Result<u64, BarrierError> {
+    if seeded::is(Bug::S5) {
+        let metrics = raft.metrics().borrow_watched().clone();
+        if metrics.state == ServerState::Leader {
+            return Ok(index_of(metrics.local_committed.as_ref()) + 1);
+        }
+    }
     match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
         Ok(linearizer) => Ok(linearizer.read_log_id().index() + 1),
         Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {

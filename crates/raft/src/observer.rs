@@ -25,6 +25,9 @@ pub trait Observer: Send + Sync + 'static {
     fn settled(&self) {}
     /// A call to a peer failed.
     fn peer_call_failed(&self, peer: u64) {}
+    /// A peer was found to run on an outdated copy of its disk, or to have lost
+    /// what it had acknowledged.
+    fn peer_outdated(&self, peer: u64) {}
     /// A peer answered a call.
     fn peer_round_trip(&self, peer: u64, took: Duration) {}
     /// This node began to ask for votes.

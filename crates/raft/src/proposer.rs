@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use annals_core::{Batch, Outcome, Timestamp};
 use bytes::Bytes;
@@ -21,11 +21,13 @@ use futures::stream::FuturesUnordered;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
+use openraft::storage::RaftStateMachine;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::AppendError;
 use crate::observer::Observer;
+use crate::state_machine::StateMachine;
 use crate::types::{Proposal, Raft, TypeConfig};
 
 /// Bytes of one batch, if it holds more than one command.
@@ -45,6 +47,8 @@ pub(crate) struct Proposer {
     queue: mpsc::Sender<Waiting>,
     budget: Arc<Semaphore>,
     budget_bytes: usize,
+    #[cfg(feature = "seeded-bugs")]
+    mistakes: crate::mistakes::Proposing,
 }
 
 struct Waiting {
@@ -65,27 +69,48 @@ pub(crate) enum Kind {
 }
 
 /// What the task works with.
-pub(crate) struct Surroundings {
-    pub(crate) raft: Raft,
+pub(crate) struct Surroundings<M: RaftStateMachine<TypeConfig> = StateMachine> {
+    pub(crate) raft: Raft<M>,
+    /// What entries are stamped with.
+    pub(crate) clock: fn() -> Timestamp,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) free_bytes: Arc<AtomicU64>,
     pub(crate) reserve_bytes: u64,
     pub(crate) stopping: CancellationToken,
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) mistakes: crate::mistakes::Proposing,
 }
 
 impl Proposer {
     /// The handle, and the task to be run.
-    pub(crate) fn new(budget_bytes: usize, surroundings: Surroundings) -> (Proposer, impl Future<Output = ()>) {
+    pub(crate) fn new<M: RaftStateMachine<TypeConfig>>(
+        budget_bytes: usize,
+        surroundings: Surroundings<M>,
+    ) -> (Proposer, impl Future<Output = ()>) {
         // A command's price is counted in 32 bits.
         let budget_bytes = budget_bytes.min(u32::MAX as usize / 2).min(Semaphore::MAX_PERMITS);
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let proposer = Proposer { queue, budget: Arc::new(Semaphore::new(budget_bytes)), budget_bytes };
+        let proposer = Proposer {
+            queue,
+            budget: Arc::new(Semaphore::new(budget_bytes)),
+            budget_bytes,
+            #[cfg(feature = "seeded-bugs")]
+            mistakes: surroundings.mistakes.clone(),
+        };
         let task = Task { waiting, carried: None, in_flight: FuturesUnordered::new(), surroundings };
         (proposer, task.run())
     }
 
     /// Proposes a command and waits for its outcome.
     pub(crate) async fn append(&self, command: Bytes, kind: Kind, deadline: Instant) -> Result<Outcome, AppendError> {
+        #[cfg(feature = "seeded-bugs")]
+        if let Some(result) = self.mistakes.append(self, &command, kind, deadline).await {
+            return result;
+        }
+        self.propose(command, kind, deadline).await
+    }
+
+    pub(crate) async fn propose(&self, command: Bytes, kind: Kind, deadline: Instant) -> Result<Outcome, AppendError> {
         let price = command.len() + OVERHEAD;
         if price > self.budget_bytes {
             return Err(AppendError::TooLarge { bytes: command.len(), max: self.budget_bytes - OVERHEAD });
@@ -125,18 +150,18 @@ impl Proposer {
     }
 }
 
-type Reply = oneshot::Sender<Result<Outcome, AppendError>>;
+pub(crate) type Reply = oneshot::Sender<Result<Outcome, AppendError>>;
 type Proposed = (Result<ClientWriteResult<TypeConfig>, ()>, Vec<(Reply, OwnedSemaphorePermit)>, Instant);
 
-struct Task {
+struct Task<M: RaftStateMachine<TypeConfig>> {
     waiting: mpsc::Receiver<Waiting>,
     /// Taken from the queue, but too large for the batch it would have joined.
     carried: Option<Waiting>,
     in_flight: FuturesUnordered<BoxFuture<'static, Proposed>>,
-    surroundings: Surroundings,
+    surroundings: Surroundings<M>,
 }
 
-impl Task {
+impl<M: RaftStateMachine<TypeConfig>> Task<M> {
     async fn run(mut self) {
         let stopping = self.surroundings.stopping.clone();
         loop {
@@ -190,8 +215,10 @@ impl Task {
             return;
         }
         self.surroundings.observer.proposed(commands.len(), bytes);
-        let proposal = Proposal(Batch::encode(Timestamp::from(SystemTime::now()), &commands));
+        let proposal = Proposal(Batch::encode((self.surroundings.clock)(), &commands));
         let started = Instant::now();
+        #[cfg(feature = "seeded-bugs")]
+        let foreseen = self.surroundings.mistakes.foresee(&proposal.0, self.in_flight.is_empty());
         let (responder, outcome) = ProgressResponder::complete_only();
         if self.surroundings.raft.client_write_ff(proposal, Some(responder)).await.is_err() {
             self.surroundings.observer.settled();
@@ -200,6 +227,8 @@ impl Task {
             }
             return;
         }
+        #[cfg(feature = "seeded-bugs")]
+        let replies = self.surroundings.mistakes.answer_early(foreseen, replies);
         self.in_flight.push(Box::pin(async move { (outcome.await.map_err(|_| ()), replies, started) }));
     }
 
@@ -211,6 +240,10 @@ impl Task {
     ) {
         let observer = &self.surroundings.observer;
         observer.settled();
+        #[cfg(feature = "seeded-bugs")]
+        if replies.is_empty() {
+            return self.surroundings.mistakes.settled_early(&result);
+        }
         let error = match result {
             Ok(Ok(written)) => {
                 observer.committed(started.elapsed());

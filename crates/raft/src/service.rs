@@ -1,9 +1,10 @@
 //! What nodes offer to each other.
 //!
-//! Every call is admitted first ([`crate::identity`]); only `Probe` and
-//! `Adopt`, by which nodes come to have an identity, are open to all. None of
-//! this decides anything: the calls go on to the consensus library, the
-//! proposer, the admin actor.
+//! Every call is admitted first ([`crate::identity`], [`crate::peer_memory`]),
+//! and answered with this node's lineage; only `Probe` and `Adopt`, by which
+//! nodes come to have an identity, are open to all. None of this decides
+//! anything: the calls go on to the consensus library, the proposer, the admin
+//! actor.
 
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -14,9 +15,10 @@ use annals_proto::annals::internal::v1::replication_server::{Replication, Replic
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use openraft::storage::RaftStateMachine;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
@@ -25,12 +27,12 @@ use crate::admin;
 use crate::codec;
 use crate::error::BarrierError;
 use crate::forward::write_answer;
-use crate::identity::REMOVED_HEADER;
-use crate::network::MESSAGE_BYTES_MAX;
+use crate::identity::{self, Identity, REMOVED_HEADER};
+use crate::network::{MESSAGE_BYTES_MAX, outdated_copy};
 use crate::node::{Node, Running, until};
 use crate::proposer::Kind;
-use crate::snapshot::{Receiver, send_records};
-use crate::types::{TypeConfig, index_of};
+use crate::snapshot::{Leader, Receiver, send_records};
+use crate::types::{Raft, TypeConfig, index_of};
 
 /// Commands of one peer that are carried out at a time.
 const FORWARDED: usize = 8_192;
@@ -64,33 +66,67 @@ impl NodeServices {
         );
     }
 
-    /// What is running here, and who calls.
-    #[allow(clippy::result_large_err)]
-    fn admit<T>(&self, request: &Request<T>) -> Result<(&Running, u64), Status> {
-        let running =
-            self.node.running().ok_or_else(|| Status::unavailable("this node takes no part yet, or no more"))?;
-        let membership = running.raft.metrics().borrow_watched().membership_config.clone();
-        let from = running.identity.admit(request.metadata(), membership.membership())?;
-        Ok((running, from))
+    /// What is running here, and who calls. The caller's boot is remembered
+    /// durably before this returns.
+    async fn admit(&self, headers: &MetadataMap) -> Result<(&Running, u64), Status> {
+        let Some(running) = self.node.running() else {
+            self.node.turned_away(headers);
+            return Err(Status::unavailable("this node takes no part yet, or no more"));
+        };
+        let from = admit(&running.identity, &running.raft, headers)?;
+        let Err(unacceptable) = running.memory.meet(from, &identity::lineage(headers)).await else {
+            return Ok((running, from));
+        };
+        if running.memory.is_news(from) {
+            tracing::error!(from, "{unacceptable}");
+            self.node.config().observer.peer_outdated(from);
+        }
+        Err(unacceptable.status())
     }
 
-    /// As `admit`, for a candidate, whom a newer membership may know as removed.
-    #[allow(clippy::result_large_err)]
-    fn admit_candidate(&self, request: &Request<pb::Message>) -> Result<(&Running, VoteRequest<TypeConfig>), Status> {
-        let (running, from) = self.admit(request)?;
-        let candidacy = codec::decode_vote_request(&request.get_ref().body).map_err(invalid)?;
-        let committed = running.raft.metrics().borrow_watched().committed_membership_config.clone();
-        let is_member = committed.get_node(&from).is_some();
-        // A candidate votes for itself because an earlier membership of its
-        // log names it. One that was committed later and does not means that
-        // it was removed, and ids never come back.
-        if !is_member && index_of(committed.log_id().as_ref()) > index_of(candidacy.last_log_id.as_ref()) {
-            let mut status = Status::failed_precondition(format!("node {from} was removed from this cluster"));
-            status.metadata_mut().insert(REMOVED_HEADER, MetadataValue::from_static("1"));
-            return Err(status);
-        }
+    async fn admit_candidate(
+        &self,
+        request: &Request<pb::Message>,
+    ) -> Result<(&Running, VoteRequest<TypeConfig>), Status> {
+        let headers = request.metadata();
+        let (running, _) = self.admit(headers).await?;
+        let candidacy = admit_candidate(&running.identity, &running.raft, headers, &request.get_ref().body)?;
         Ok((running, candidacy))
     }
+}
+
+/// Who calls, if it may.
+#[allow(clippy::result_large_err)]
+pub(crate) fn admit<M: RaftStateMachine<TypeConfig>>(
+    identity: &Identity,
+    raft: &Raft<M>,
+    headers: &MetadataMap,
+) -> Result<u64, Status> {
+    let membership = raft.metrics().borrow_watched().membership_config.clone();
+    identity.admit(headers, membership.membership())
+}
+
+/// As `admit`, for a candidate, whom a newer membership may know as removed.
+#[allow(clippy::result_large_err)]
+pub(crate) fn admit_candidate<M: RaftStateMachine<TypeConfig>>(
+    identity: &Identity,
+    raft: &Raft<M>,
+    headers: &MetadataMap,
+    body: &[u8],
+) -> Result<VoteRequest<TypeConfig>, Status> {
+    let from = admit(identity, raft, headers)?;
+    let candidacy = codec::decode_vote_request(body).map_err(invalid)?;
+    let committed = raft.metrics().borrow_watched().committed_membership_config.clone();
+    let is_member = committed.get_node(&from).is_some();
+    // A candidate votes for itself because an earlier membership of its log
+    // names it. One that was committed later and does not means that it was
+    // removed, and ids never come back.
+    if !is_member && index_of(committed.log_id().as_ref()) > index_of(candidacy.last_log_id.as_ref()) {
+        let mut status = Status::failed_precondition(format!("node {from} was removed from this cluster"));
+        status.metadata_mut().insert(REMOVED_HEADER, MetadataValue::from_static("1"));
+        return Err(status);
+    }
+    Ok(candidacy)
 }
 
 fn invalid(error: codec::CodecError) -> Status {
@@ -111,7 +147,7 @@ impl Replication for NodeServices {
         &self,
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let (running, from) = self.admit(&request)?;
+        let (running, from) = self.admit(request.metadata()).await?;
         let incoming = request.into_inner();
         let requests = incoming.scan((), move |(), request| std::future::ready(read_append(request, from)));
         // The answers end when the request stream does, or at the first one
@@ -120,61 +156,63 @@ impl Replication for NodeServices {
             Ok(answer) => Ok(pb::AppendResponse { body: codec::encode_append_answer(&answer) }),
             Err(fatal) => Err(stopped(fatal)),
         });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(running.identity.answer(Box::pin(answers)))
     }
 
     async fn vote(&self, request: Request<pb::Message>) -> Result<Response<pb::Message>, Status> {
-        let (running, candidacy) = self.admit_candidate(&request)?;
+        let (running, candidacy) = self.admit_candidate(&request).await?;
         let answer = running.raft.vote(candidacy).await.map_err(stopped)?;
-        Ok(Response::new(pb::Message { body: codec::encode_vote_response(&answer) }))
+        Ok(running.identity.answer(pb::Message { body: codec::encode_vote_response(&answer) }))
     }
 
     async fn pre_vote(&self, request: Request<pb::Message>) -> Result<Response<pb::Message>, Status> {
-        let (running, candidacy) = self.admit_candidate(&request)?;
+        let (running, candidacy) = self.admit_candidate(&request).await?;
         let answer = running.raft.pre_vote(candidacy).await.map_err(stopped)?;
-        Ok(Response::new(pb::Message { body: codec::encode_vote_response(&answer) }))
+        Ok(running.identity.answer(pb::Message { body: codec::encode_vote_response(&answer) }))
     }
 
     async fn transfer_leader(&self, request: Request<pb::Message>) -> Result<Response<pb::Message>, Status> {
-        let (running, _) = self.admit(&request)?;
+        let (running, _) = self.admit(request.metadata()).await?;
         let transfer = codec::decode_transfer_request(&request.get_ref().body).map_err(invalid)?;
         let answer = running.raft.handle_transfer_leader(transfer).await.map_err(stopped)?;
-        Ok(Response::new(pb::Message { body: codec::encode_transfer_answer(&answer) }))
+        Ok(running.identity.answer(pb::Message { body: codec::encode_transfer_answer(&answer) }))
     }
 
     async fn offer_snapshot(
         &self,
         request: Request<pb::SnapshotOffer>,
     ) -> Result<Response<Self::OfferSnapshotStream>, Status> {
-        let (running, from) = self.admit(&request)?;
+        let (running, from) = self.admit(request.metadata()).await?;
         let receiver = Receiver {
             raft: running.raft.clone(),
             store: self.node.store().clone(),
-            identity: running.identity,
-            channels: self.node.channels().clone(),
+            source: Box::new(Leader { identity: running.identity, channels: self.node.channels().clone(), node: from }),
             catch_ups: running.catch_ups.clone(),
             from,
         };
         let (progress, told) = mpsc::channel(4);
         let stopping = self.node.stopping().clone();
         self.node.tasks().spawn(until(stopping, receiver.receive(request.into_inner(), progress)));
-        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
+        Ok(running.identity.answer(Box::pin(ReceiverStream::new(told))))
     }
 
     async fn pull_records(
         &self,
         request: Request<pb::PullRequest>,
     ) -> Result<Response<Self::PullRecordsStream>, Status> {
-        self.admit(&request)?;
+        let (running, _) = self.admit(request.metadata()).await?;
         let (chunks, sent) = mpsc::channel(2);
         let stopping = self.node.stopping().clone();
         self.node.tasks().spawn(until(stopping, send_records(self.node.store().clone(), request.into_inner(), chunks)));
-        Ok(Response::new(Box::pin(ReceiverStream::new(sent))))
+        Ok(running.identity.answer(Box::pin(ReceiverStream::new(sent))))
     }
 }
 
 /// One request of a leader; `None` ends the stream.
-fn read_append(request: Result<pb::AppendRequest, Status>, from: u64) -> Option<AppendEntriesRequest<TypeConfig>> {
+pub(crate) fn read_append(
+    request: Result<pb::AppendRequest, Status>,
+    from: u64,
+) -> Option<AppendEntriesRequest<TypeConfig>> {
     let request = match request {
         Ok(request) => request,
         Err(status) => {
@@ -199,7 +237,7 @@ impl Coordination for NodeServices {
         &self,
         request: Request<Streaming<pb::ForwardRequest>>,
     ) -> Result<Response<Self::ForwardStream>, Status> {
-        let (running, _) = self.admit(&request)?;
+        let (running, _) = self.admit(request.metadata()).await?;
         let proposer = running.proposer.clone();
         let mut commands = request.into_inner();
         let (replies, answers) = mpsc::channel(256);
@@ -228,13 +266,13 @@ impl Coordination for NodeServices {
                 }
             }
         }));
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+        Ok(running.identity.answer(Box::pin(ReceiverStream::new(answers))))
     }
 
     async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
-        let (running, _) = self.admit(&request)?;
+        let (running, _) = self.admit(request.metadata()).await?;
         match running.leader_reads.get().await {
-            Ok(applied) => Ok(Response::new(pb::ReadIndexReply { applied })),
+            Ok(applied) => Ok(running.identity.answer(pb::ReadIndexReply { applied })),
             Err(error @ BarrierError::NotLeader { .. }) => Err(Status::failed_precondition(error.to_string())),
             Err(error @ (BarrierError::NoLeader | BarrierError::TimedOut | BarrierError::ShuttingDown)) => {
                 Err(Status::unavailable(error.to_string()))
@@ -255,18 +293,39 @@ impl Coordination for NodeServices {
         Ok(Response::new(pb::AdoptReply { incarnation: incarnation.as_bytes().to_vec().into() }))
     }
 
+    async fn greet(&self, request: Request<pb::GreetRequest>) -> Result<Response<pb::GreetReply>, Status> {
+        let (running, _) = self.admit(request.metadata()).await?;
+        Ok(running.identity.answer(pb::GreetReply {}))
+    }
+
     async fn administer(&self, request: Request<pb::AdminRequest>) -> Result<Response<pb::AdminReply>, Status> {
-        let (running, _) = self.admit(&request)?;
+        let (running, _) = self.admit(request.metadata()).await?;
         let request = request.into_inner();
         let deadline = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms));
         let request = admin::read_request(request).ok_or_else(|| Status::invalid_argument("an empty request"))?;
-        Ok(Response::new(admin::write_reply(running.admin.carry_out(request, deadline).await)))
+        Ok(running.identity.answer(admin::write_reply(running.admin.carry_out(request, deadline).await)))
     }
 
     async fn retire(&self, request: Request<pb::RetireRequest>) -> Result<Response<pb::RetireReply>, Status> {
-        let (running, from) = self.admit(&request)?;
-        tracing::warn!(from, "this node was told that it was removed from its cluster");
-        running.removed.send_replace(true);
-        Ok(Response::new(pb::RetireReply {}))
+        let (running, from) = self.admit(request.metadata()).await?;
+        let accusation = request.into_inner();
+        let own = running.identity;
+        if !accusation.missing_boot.is_empty() {
+            // Seen for itself: the accusation may be meant for an earlier process.
+            if accusation.missing_boot.parse().is_ok_and(|boot| !own.lineage.holds(&boot)) {
+                let boot = accusation.missing_boot;
+                let evidence = format!("node {from} remembers its start {boot}, of which it knows nothing");
+                running.outdated.send_replace(Some(outdated_copy(own.node, &evidence)));
+            }
+        } else if !accusation.missing_entries.is_empty() {
+            let newest = own.lineage.newest();
+            if accusation.boot.is_empty() || accusation.boot.parse().ok() == newest {
+                running.outdated.send_replace(Some(outdated_copy(own.node, &accusation.missing_entries)));
+            }
+        } else {
+            tracing::warn!(from, "this node was told that it was removed from its cluster");
+            running.removed.send_replace(true);
+        }
+        Ok(own.answer(pb::RetireReply {}))
     }
 }

@@ -13,21 +13,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use annals_core::Position;
 use annals_proto::annals::internal::v1 as pb;
-use annals_store::{CatchUp, Direction, PageLimit, Store};
+use annals_store::PageLimit;
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::blocking;
 use crate::codec;
+use crate::event_store::{CatchUp, EventStore, SnapshotShelf};
 use crate::identity::Identity;
 use crate::network::{Channels, Purpose};
-use crate::state_machine::Snapshot;
+use crate::state_machine::{Snapshot, StateMachine};
 use crate::types::{NodeInfo, Raft};
 
 /// Records and bytes in one chunk of a pull.
@@ -44,11 +49,11 @@ const ATTEMPTS: u32 = 10;
 const GRACE: Duration = Duration::from_secs(30);
 
 /// What travels with a snapshot inside one process.
-pub(crate) enum SnapshotData {
+pub(crate) enum SnapshotData<C = annals_store::CatchUp> {
     /// What a node has: everything up to `position` is in its store.
     Pointer { position: u64, residue: Bytes },
     /// What a follower has pulled, ready to take its state's place.
-    Pulled { catch_up: Box<CatchUp>, position: u64, residue: Bytes },
+    Pulled { catch_up: Box<C>, position: u64, residue: Bytes },
 }
 
 /// Transfers that this node's log must be kept for.
@@ -126,17 +131,42 @@ impl Default for CatchUps {
     }
 }
 
-/// What a catch-up needs.
-pub(crate) struct Receiver {
-    pub(crate) raft: Raft,
-    pub(crate) store: Store,
+/// The records of one pull, as they arrive.
+pub(crate) type Chunks = BoxStream<'static, Result<pb::RecordChunk, Status>>;
+
+/// Where records are pulled from.
+pub(crate) trait Source: Send + Sync {
+    /// Begins a pull from the node at `address`, which made the offer.
+    fn pull<'a>(&'a self, address: &'a str, request: pb::PullRequest) -> BoxFuture<'a, Result<Chunks, Status>>;
+}
+
+/// A leader that is reached through the network.
+pub(crate) struct Leader {
     pub(crate) identity: Identity,
     pub(crate) channels: Arc<Channels>,
+    pub(crate) node: u64,
+}
+
+impl Source for Leader {
+    fn pull<'a>(&'a self, address: &'a str, request: pb::PullRequest) -> BoxFuture<'a, Result<Chunks, Status>> {
+        Box::pin(async move {
+            let mut client = self.channels.replication(address, Purpose::Snapshots)?;
+            let request = self.identity.sign(self.node, &NodeInfo::default(), request);
+            Ok(client.pull_records(request).await?.into_inner().boxed())
+        })
+    }
+}
+
+/// What a catch-up needs.
+pub(crate) struct Receiver<S: EventStore, L: SnapshotShelf> {
+    pub(crate) raft: Raft<StateMachine<S, L>>,
+    pub(crate) store: S,
+    pub(crate) source: Box<dyn Source>,
     pub(crate) catch_ups: Arc<CatchUps>,
     pub(crate) from: u64,
 }
 
-impl Receiver {
+impl<S: EventStore, L: SnapshotShelf> Receiver<S, L> {
     /// Pulls what the offer says and installs it, telling its progress. Ends
     /// early when nobody listens any more or a newer offer comes in.
     pub(crate) async fn receive(
@@ -147,6 +177,8 @@ impl Receiver {
         let mine = CancellationToken::new();
         std::mem::replace(&mut *self.catch_ups.current.lock(), mine.clone()).cancel();
         let result = tokio::select! {
+            // In this order, so that a simulation can be repeated.
+            biased;
             result = self.run(offer, &progress) => result,
             () = mine.cancelled() => Err(Status::aborted("a newer snapshot was offered")),
             () = progress.closed() => return,
@@ -168,7 +200,7 @@ impl Receiver {
         let _turn = self.catch_ups.turn.acquire().await.expect("never closed");
 
         let store = self.store.clone();
-        let catch_up = blocking(move || store.begin_catch_up()).await?;
+        let catch_up = off_the_runtime(move || store.begin_catch_up()).await?;
         tracing::info!(from = self.from, after = %catch_up.position(), through = offer.position, "catching up");
         let catch_up = self.pull(catch_up, &offer, progress).await?;
 
@@ -187,10 +219,10 @@ impl Receiver {
 
     async fn pull(
         &self,
-        mut catch_up: CatchUp,
+        mut catch_up: S::CatchUp,
         offer: &pb::SnapshotOffer,
         progress: &mpsc::Sender<Result<pb::SnapshotProgress, Status>>,
-    ) -> Result<CatchUp, Status> {
+    ) -> Result<S::CatchUp, Status> {
         let mut failures = 0;
         while catch_up.position().get() < offer.position {
             let before = catch_up.position();
@@ -211,26 +243,24 @@ impl Receiver {
     /// catch-up, which can go on; one of the records ends it.
     async fn pull_once(
         &self,
-        mut catch_up: CatchUp,
+        mut catch_up: S::CatchUp,
         offer: &pb::SnapshotOffer,
         progress: &mpsc::Sender<Result<pb::SnapshotProgress, Status>>,
-    ) -> Result<(CatchUp, Option<Status>), Status> {
+    ) -> Result<(S::CatchUp, Option<Status>), Status> {
         let request = pb::PullRequest { after: catch_up.position().get(), through: offer.position };
-        let mut client = self.channels.replication(&offer.address, Purpose::Snapshots)?;
-        let request = self.identity.sign(self.from, &NodeInfo::default(), request);
-        let mut chunks = match tokio::time::timeout(SILENCE, client.pull_records(request)).await {
-            Ok(Ok(response)) => response.into_inner(),
+        let mut chunks = match tokio::time::timeout(SILENCE, self.source.pull(&offer.address, request)).await {
+            Ok(Ok(chunks)) => chunks,
             Ok(Err(status)) => return Ok((catch_up, Some(status))),
             Err(_) => return Ok((catch_up, Some(Status::deadline_exceeded("the pull was not answered")))),
         };
         loop {
-            let chunk = match tokio::time::timeout(SILENCE, chunks.message()).await {
-                Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) => return Ok((catch_up, None)),
-                Ok(Err(status)) => return Ok((catch_up, Some(status))),
+            let chunk = match tokio::time::timeout(SILENCE, chunks.next()).await {
+                Ok(Some(Ok(chunk))) => chunk,
+                Ok(None) => return Ok((catch_up, None)),
+                Ok(Some(Err(status))) => return Ok((catch_up, Some(status))),
                 Err(_) => return Ok((catch_up, Some(Status::deadline_exceeded("the pull fell silent")))),
             };
-            catch_up = blocking(move || catch_up.ingest(chunk.records).map(|()| catch_up)).await?;
+            catch_up = off_the_runtime(move || catch_up.ingest(chunk.records).map(|()| catch_up)).await?;
             let told = pb::SnapshotProgress { position: catch_up.position().get(), result: Bytes::new() };
             if progress.send(Ok(told)).await.is_err() {
                 return Err(Status::cancelled("nobody waits for this catch-up any more"));
@@ -240,15 +270,15 @@ impl Receiver {
 }
 
 /// Sends the records of `(after, through]` until nobody listens.
-pub(crate) async fn send_records(
-    store: Store,
+pub(crate) async fn send_records<S: EventStore>(
+    store: S,
     request: pb::PullRequest,
     chunks: mpsc::Sender<Result<pb::RecordChunk, Status>>,
 ) {
     let mut next = Position::new(request.after).next();
     while next.get() <= request.through {
         let reader = store.clone();
-        let page = blocking(move || reader.read_all(next, Direction::Forward, CHUNK)).await;
+        let page = off_the_runtime(move || reader.read_forward(next, CHUNK)).await;
         let chunk = page.and_then(|records| {
             let records: Vec<_> = records.iter().filter(|record| record.position().get() <= request.through).collect();
             let last = records.last().ok_or_else(|| Status::out_of_range(format!("there is no record {next}")))?;
@@ -274,12 +304,12 @@ pub(crate) async fn send_records(
 }
 
 /// Runs what blocks off the runtime's threads.
-async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Status>
+async fn off_the_runtime<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Status>
 where
     T: Send + 'static,
     E: std::error::Error + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
+    match blocking::run(work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {
             let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();

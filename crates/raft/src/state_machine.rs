@@ -15,13 +15,16 @@ use std::time::Instant;
 
 use annals_core::{Batch, Outcome};
 use annals_store::{Mark, Store};
+use bytes::Bytes;
 use futures::stream::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, alias};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::blocking;
 use crate::codec;
+use crate::event_store::{CatchUp, EventStore, SnapshotShelf};
 use crate::flusher::stop_process;
 use crate::log_store::LogStore;
 use crate::observer::Observer;
@@ -31,18 +34,23 @@ use crate::types::{Applied, Entry, LogId, SnapshotMeta, StoredMembership, TypeCo
 /// Entries that are applied before the next look at the queue.
 const CHUNK: usize = 64;
 
-pub(crate) type Snapshot = alias::SnapshotOf<TypeConfig, SnapshotData>;
+pub(crate) type Snapshot<C = annals_store::CatchUp> = alias::SnapshotOf<TypeConfig, SnapshotData<C>>;
 
 /// The state machine. Clones share it; only one of them applies.
-#[derive(Clone)]
-pub(crate) struct StateMachine {
-    shared: Arc<Shared>,
+pub(crate) struct StateMachine<S = Store, L = LogStore> {
+    shared: Arc<Shared<S, L>>,
 }
 
-struct Shared {
+impl<S, L> Clone for StateMachine<S, L> {
+    fn clone(&self) -> Self {
+        StateMachine { shared: self.shared.clone() }
+    }
+}
+
+struct Shared<S, L> {
     me: u64,
-    store: Store,
-    log: LogStore,
+    store: S,
+    log: L,
     observer: Arc<dyn Observer>,
     membership: Mutex<StoredMembership>,
     /// How many entries are applied: the next index. (Indexes begin at 0.)
@@ -52,15 +60,15 @@ struct Shared {
     removed: watch::Sender<bool>,
 }
 
-impl StateMachine {
+impl<S: EventStore, L: SnapshotShelf> StateMachine<S, L> {
     /// The state machine over a store that was opened, of node `me`.
     ///
     /// # Errors
     /// Where the store's mark cannot be read.
     pub(crate) fn new(
         me: u64,
-        store: Store,
-        log: LogStore,
+        store: S,
+        log: L,
         observer: Arc<dyn Observer>,
         removed: watch::Sender<bool>,
     ) -> io::Result<Self> {
@@ -85,6 +93,25 @@ impl StateMachine {
         })
     }
 
+    /// Makes the current snapshot include what is durable, at the start.
+    ///
+    /// The state can be ahead of snapshot and log after a crash: an entry that
+    /// a quorum has is applied, and possibly flushed, before it is in this
+    /// node's own log; and a catch-up takes over before its snapshot is kept.
+    /// The log then begins after the state, and a follower that needs what
+    /// comes before could only be offered a snapshot that ends too early.
+    pub(crate) async fn bring_snapshot_up_to_date(&self) -> io::Result<()> {
+        let Some(mark) = self.shared.store.mark() else { return Ok(()) };
+        let included = match self.shared.log.snapshot() {
+            Some(encoded) => codec::decode_snapshot(&encoded)?.0.last_log_id,
+            None => None,
+        };
+        if included.is_none_or(|included| included.index() < mark.index) {
+            self.clone().build_snapshot().await?;
+        }
+        Ok(())
+    }
+
     /// Tells how many entries are applied.
     pub(crate) fn watch_applied(&self) -> watch::Receiver<u64> {
         self.shared.applied.subscribe()
@@ -96,7 +123,7 @@ impl StateMachine {
     }
 }
 
-impl Shared {
+impl<S: EventStore, L: SnapshotShelf> Shared<S, L> {
     fn apply(&self, entry: Entry) -> Vec<Outcome> {
         let log_id = entry.log_id;
         let batch = match entry.payload {
@@ -134,7 +161,7 @@ impl Shared {
     }
 
     /// What a crash would leave, kept as the current snapshot.
-    fn durable(&self) -> io::Result<(SnapshotMeta, u64, bytes::Bytes)> {
+    fn durable(&self) -> io::Result<(SnapshotMeta, u64, Bytes)> {
         let durable = match self.store.durable().map_err(io::Error::other)? {
             Some(durable) => durable,
             None => {
@@ -163,9 +190,9 @@ fn events(batch: &Batch) -> usize {
         .sum()
 }
 
-impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotData = SnapshotData;
-    type SnapshotBuilder = StateMachine;
+impl<S: EventStore, L: SnapshotShelf> RaftStateMachine<TypeConfig> for StateMachine<S, L> {
+    type SnapshotData = SnapshotData<S::CatchUp>;
+    type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         match self.shared.store.mark() {
@@ -195,16 +222,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     }
                 }
             };
-            tokio::task::spawn_blocking(apply).await.map_err(io::Error::other)?;
+            blocking::run(apply).await.map_err(io::Error::other)?;
         }
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> StateMachine {
+    async fn get_snapshot_builder(&mut self) -> Self {
         self.clone()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Self::SnapshotData) -> Result<(), io::Error> {
         let SnapshotData::Pulled { catch_up, position, residue } = data else {
             return Err(io::Error::other(
                 "the snapshot holds no data: the state is older than the snapshot that was made of it",
@@ -214,7 +241,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let encoded = codec::encode_snapshot(meta, position, &residue);
         let mark = Mark { index: last.index(), opaque: codec::encode_mark(&last, &meta.last_membership) };
         let finish = move || catch_up.finish(mark, &residue);
-        tokio::task::spawn_blocking(finish).await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        blocking::run(finish).await.map_err(io::Error::other)?.map_err(io::Error::other)?;
 
         self.shared.log.save_snapshot(encoded).await?;
         *self.shared.membership.lock() = meta.last_membership.clone();
@@ -222,20 +249,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<S::CatchUp>>, io::Error> {
         let Some(encoded) = self.shared.log.snapshot() else { return Ok(None) };
         let (meta, position, residue) = codec::decode_snapshot(&encoded)?;
         Ok(Some(Snapshot { meta, snapshot: SnapshotData::Pointer { position, residue } }))
     }
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
-    type SnapshotData = SnapshotData;
+impl<S: EventStore, L: SnapshotShelf> RaftSnapshotBuilder<TypeConfig> for StateMachine<S, L> {
+    type SnapshotData = SnapshotData<S::CatchUp>;
 
-    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<S::CatchUp>, io::Error> {
         let shared = self.shared.clone();
-        let (meta, position, residue) =
-            tokio::task::spawn_blocking(move || shared.durable()).await.map_err(io::Error::other)??;
+        let (meta, position, residue) = blocking::run(move || shared.durable()).await.map_err(io::Error::other)??;
         self.shared.log.save_snapshot(codec::encode_snapshot(&meta, position, &residue)).await?;
         Ok(Snapshot { meta, snapshot: SnapshotData::Pointer { position, residue } })
     }

@@ -73,6 +73,9 @@ pub enum Phase {
     /// Was removed from its cluster. Only an empty data directory lets it
     /// join again.
     Removed,
+    /// Runs on an outdated copy of its disk, as a peer has shown, and takes no
+    /// part any more. The process is to end.
+    Outdated,
     /// Is going down.
     ShuttingDown,
     /// Has let go of its disks.
@@ -88,6 +91,7 @@ impl Phase {
             Phase::Recovering => "recovering",
             Phase::Ready => "ready",
             Phase::Removed => "removed",
+            Phase::Outdated => "outdated",
             Phase::ShuttingDown => "shutting-down",
             Phase::Stopped => "stopped",
         }

@@ -16,6 +16,7 @@ openraft::declare_raft_types!(
         D = Proposal,
         R = Applied,
         Node = NodeInfo,
+        AsyncRuntime = crate::runtime::Runtime,
 );
 
 pub(crate) type LeaderId = alias::LeaderIdOf<TypeConfig>;
@@ -25,7 +26,7 @@ pub(crate) type Entry = alias::EntryOf<TypeConfig>;
 pub(crate) type Membership = openraft::Membership<u64, NodeInfo>;
 pub(crate) type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
-pub(crate) type Raft = openraft::Raft<TypeConfig, crate::state_machine::StateMachine>;
+pub(crate) type Raft<M = crate::state_machine::StateMachine> = openraft::Raft<TypeConfig, M>;
 pub(crate) type Metrics = openraft::RaftMetrics<TypeConfig>;
 
 /// What is proposed: an encoded [`annals_core::Batch`], opaque to everything

@@ -4,14 +4,16 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use annals_core::{Command, Expected, Outcome};
 use annals_proto::annals::internal::v1 as pb;
 use annals_proto::annals::internal::v1::coordination_client::CoordinationClient;
-use annals_raft::{AdminRequest, AppendError, BarrierError, Role, Route};
+use annals_raft::{AdminRequest, AppendError, BarrierError, OpenError, Phase, Role, Route};
 use support::{Cluster, Server, eventually, position};
+use tempfile::TempDir;
 
 #[test]
 fn three_empty_nodes_form_one_cluster_and_take_appends_anywhere() {
@@ -56,7 +58,10 @@ fn a_refusal_comes_back_through_a_follower_as_an_outcome() {
     follower.append("orders-1", 1).expect("appended");
     let refused =
         follower.append_as("orders-1", 1, Expected::NoStream, Route::Forward, Duration::from_secs(5)).expect("decided");
-    assert!(matches!(refused, Outcome::Refused(_)), "{refused:?}");
+    match refused {
+        Outcome::Refused(refusal) => assert_eq!(refusal.as_of.get(), 1, "it says when it was decided"),
+        other => panic!("not refused: {other:?}"),
+    }
 }
 
 #[test]
@@ -302,6 +307,20 @@ fn a_removed_node_takes_no_part_any_more_and_its_id_is_gone() {
 }
 
 #[test]
+fn the_highest_id_of_the_first_members_is_not_given_again() {
+    let mut cluster = Cluster::start(3, |_| {});
+    cluster.server(0).append("a-1", 1).expect("appended");
+    cluster.server(0).administer(AdminRequest::Remove { node: 3 }).expect("removed");
+    let place = cluster.add_place();
+    let address = cluster.addresses[place].clone();
+    let new = cluster.server(0).administer(AdminRequest::AddNode { address }).expect("added");
+    assert!(new > 3, "{new}");
+    eventually("it has everything", || cluster.server(place).tail() == cluster.server(0).tail());
+    cluster.server(0).administer(AdminRequest::Promote { node: new }).expect("promoted");
+    eventually("it votes", || cluster.server(place).status().role != Role::Learner);
+}
+
+#[test]
 fn a_node_that_was_removed_while_it_was_away_learns_of_it() {
     let mut cluster = Cluster::start(3, |_| {});
     let removed = cluster.a_follower();
@@ -351,6 +370,173 @@ fn a_node_whose_disk_was_wiped_is_not_listened_to_under_its_old_id() {
     assert_eq!(cluster.leader(), None);
     cluster.start_node(leader);
     cluster.server(other).append("a-1", 1).expect("the two go on");
+}
+
+/// Copies a data directory, as an operator does who keeps one for later.
+fn copy_of(from: &Path) -> TempDir {
+    let copy = tempfile::tempdir().expect("a directory");
+    let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(copy.path()).status();
+    assert!(copied.expect("cp runs").success());
+    copy
+}
+
+/// That the node at this place ends as one that runs on an outdated copy,
+/// without having been ready, and that its directory says so from then on.
+fn assert_outdated(cluster: &mut Cluster, place: usize) {
+    let server = cluster.server(place);
+    let mut watched = server.node.watch_status();
+    let (mut was_ready, mut why) = (false, None);
+    eventually("it knows", || {
+        was_ready |= watched.borrow_and_update().phase == Phase::Ready;
+        why = server.run(async { tokio::time::timeout(Duration::ZERO, server.node.outdated()).await.ok() });
+        why.is_some()
+    });
+    assert!(!was_ready, "it was never ready");
+    let why = why.expect("seen a moment ago");
+    assert!(why.contains(&format!("remove node {} from the cluster", place + 1)), "{why}");
+    eventually("it takes no part", || server.status().phase == Phase::Outdated);
+    cluster.stop(place);
+    assert_refused_as_outdated(cluster, place);
+}
+
+/// That the node at this place does not even start.
+fn assert_refused_as_outdated(cluster: &Cluster, place: usize) {
+    let refused = Server::open(cluster.config(place)).err().expect("the directory is refused");
+    assert!(matches!(refused, OpenError::Outdated { .. }), "{refused}");
+    let way_back = format!("remove node {} from the cluster", place + 1);
+    assert!(refused.to_string().contains(&way_back), "{refused}");
+}
+
+#[test]
+fn an_older_copy_of_a_nodes_own_disk_is_refused_by_all_and_the_leader_goes_on() {
+    let mut cluster = Cluster::start(3, |_| {});
+    let victim = cluster.a_follower();
+    for _ in 0..20 {
+        cluster.server(0).append("a-1", 1).expect("appended");
+    }
+    cluster.stop(victim);
+    let copy = copy_of(cluster.dirs[victim].path());
+    cluster.start_node(victim);
+    for _ in 0..200 {
+        cluster.server(victim).append("a-1", 1).expect("appended");
+    }
+    cluster.assert_equal();
+    cluster.kill(victim);
+    cluster.dirs[victim] = copy;
+    // Nobody has its acknowledgements in memory any more, only its boot on disk.
+    for place in (0..3).filter(|place| *place != victim) {
+        cluster.stop(place);
+        cluster.start_node(place);
+    }
+    let leader = cluster.await_leader();
+    assert_refused_as_outdated(&cluster, victim);
+    assert_refused_as_outdated(&cluster, victim);
+    assert_eq!(cluster.leader(), Some(leader), "nothing happened to the others");
+    cluster.server(leader).append("a-1", 1).expect("the two go on");
+
+    // The way back that the message names.
+    cluster.server(leader).administer(AdminRequest::Remove { node: victim as u64 + 1 }).expect("removed");
+    cluster.dirs[victim] = tempfile::tempdir().expect("a directory");
+    cluster.start_node(victim);
+    let address = cluster.addresses[victim].clone();
+    cluster.server(leader).administer(AdminRequest::AddNode { address }).expect("added");
+    cluster.assert_equal();
+}
+
+#[test]
+fn a_copy_made_while_the_node_ran_is_noticed_by_the_leader_which_goes_on() {
+    let mut cluster = Cluster::start(3, |_| {});
+    let victim = cluster.a_follower();
+    for _ in 0..20 {
+        cluster.server(0).append("a-1", 1).expect("appended");
+    }
+    cluster.assert_equal();
+    // As a snapshot of the volume: it knows of the boot that goes on.
+    let copy = copy_of(cluster.dirs[victim].path());
+    for _ in 0..200 {
+        cluster.server(victim).append("a-1", 1).expect("appended");
+    }
+    cluster.assert_equal();
+    let leader = cluster.await_leader();
+    cluster.kill(victim);
+    cluster.dirs[victim] = copy;
+    cluster.start_node(victim);
+    assert_outdated(&mut cluster, victim);
+    assert_eq!(cluster.leader(), Some(leader), "the leader goes on to lead");
+    cluster.server(leader).append("a-1", 1).expect("the two go on");
+}
+
+#[test]
+fn a_copy_that_first_finds_nobody_is_refused_by_those_who_come_back() {
+    let mut cluster = Cluster::start(3, |_| {});
+    cluster.server(0).append("a-1", 1).expect("appended");
+    cluster.stop(0);
+    let copy = copy_of(cluster.dirs[0].path());
+    cluster.start_node(0);
+    for _ in 0..20 {
+        cluster.server(0).append("a-1", 1).expect("appended");
+    }
+    cluster.assert_equal();
+    (0..3).for_each(|place| cluster.kill(place));
+    cluster.dirs[0] = copy;
+    cluster.start_node(0);
+    cluster.start_node(1);
+    cluster.start_node(2);
+    assert_outdated(&mut cluster, 0);
+    cluster.await_leader();
+    cluster.server(1).append("a-1", 1).expect("the two go on");
+    assert_eq!(cluster.server(1).tail(), 22);
+}
+
+#[test]
+fn a_disk_that_comes_back_in_time_is_listened_to_again() {
+    let mut cluster = Cluster::start(3, |_| {});
+    let victim = cluster.a_follower();
+    cluster.stop(victim);
+    let copy = copy_of(cluster.dirs[victim].path());
+    cluster.start_node(victim);
+    cluster.server(victim).append("a-1", 1).expect("appended");
+    cluster.stop(victim);
+    let right = std::mem::replace(&mut cluster.dirs[victim], copy);
+    assert_refused_as_outdated(&cluster, victim);
+    cluster.dirs[victim] = right;
+    cluster.start_node(victim);
+    eventually("it is ready", || cluster.server(victim).status().phase == Phase::Ready);
+    cluster.server(victim).append("a-1", 1).expect("appended");
+}
+
+#[test]
+fn nodes_that_all_start_again_at_once_accept_each_other() {
+    let mut cluster = Cluster::start(3, |_| {});
+    for round in 0..3 {
+        for place in 0..3 {
+            if round == 0 { cluster.stop(place) } else { cluster.kill(place) }
+        }
+        (0..3).for_each(|place| cluster.start_node(place));
+        cluster.await_leader();
+        cluster.server(0).append("a-1", 1).expect("appended");
+        eventually("all are ready", || cluster.running().all(|server| server.status().phase == Phase::Ready));
+    }
+}
+
+#[test]
+fn a_node_on_the_disk_of_another_member_does_not_start() {
+    let mut cluster = Cluster::start(3, |_| {});
+    cluster.server(0).append("a-1", 1).expect("appended");
+    cluster.assert_equal();
+    cluster.stop(1);
+    cluster.stop(2);
+    cluster.dirs.swap(1, 2);
+    for place in [1, 2] {
+        let refused = Server::open(cluster.config(place)).err().expect("another node's disk").to_string();
+        let other = 3 - place + 1;
+        assert!(refused.contains(&format!("the address of node {}", place + 1)), "{refused}");
+        assert!(refused.contains(&format!("node {other} at ")), "{refused}");
+    }
+    cluster.dirs.swap(1, 2);
+    cluster.start_node(1);
+    cluster.start_node(2);
+    cluster.server(1).append("a-1", 1).expect("each has its own again");
 }
 
 #[test]

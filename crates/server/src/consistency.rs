@@ -11,12 +11,14 @@
 //! index and waits until that is applied here. No clock decides anything. A
 //! node that cannot do what was asked refuses; it never answers with less.
 //!
-//! Answers and refusals carry `annals-as-of` (everything up to this position
-//! was there), `annals-node` and `annals-term`.
+//! Answers and refusals carry `annals-as-of`, `annals-node` and `annals-term`.
+//! What a read shows and what the rules of the log refuse is as of exactly that
+//! position: everything up to it was taken into account, and nothing after it.
 
 use std::time::{Duration, Instant};
 
 use annals_core::Position;
+use annals_core::seeded::{self, Bug};
 use annals_raft::{BarrierError, Phase, Role, Route};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Response, Status};
@@ -88,12 +90,12 @@ impl Wanted {
         if context.stopping.is_cancelled() {
             return Err(Failure::ShuttingDown);
         }
-        {
+        let leads = {
             let status = context.node.watch_status();
             let status = status.borrow();
             match status.phase {
                 Phase::Ready => {}
-                Phase::Waiting | Phase::Bootstrapping | Phase::Recovering | Phase::Removed => {
+                Phase::Waiting | Phase::Bootstrapping | Phase::Recovering | Phase::Removed | Phase::Outdated => {
                     return Err(Failure::NotReady);
                 }
                 Phase::ShuttingDown | Phase::Stopped => return Err(Failure::ShuttingDown),
@@ -106,10 +108,11 @@ impl Wanted {
                     }
                 }
             }
-        }
+            status.role == Role::Leader
+        };
         let patience = context.config.request_timeout();
         let deadline = Instant::now() + self.patience.map_or(patience, |own| own.min(patience));
-        if self.requires_leader || self.linearizable {
+        if (self.requires_leader || self.linearizable) && (leads || !seeded::is(Bug::S4)) {
             context.node.read_barrier(deadline).await?;
         }
         if let Some(wanted) = self.at_least
@@ -176,6 +179,23 @@ impl Stamp {
         Stamp { as_of, node: status.node, term: status.term }
     }
 
+    /// The same for what was decided, elsewhere perhaps, as of a position.
+    pub(crate) fn decided(context: &Context, as_of: Position) -> Self {
+        Stamp::now(context).at(as_of)
+    }
+
+    fn of(context: &Context, failure: &Failure) -> Self {
+        match failure.as_of() {
+            Some(as_of) => Stamp::decided(context, as_of),
+            None => Stamp::now(context),
+        }
+    }
+
+    /// As of another position.
+    pub(crate) fn at(self, as_of: Position) -> Self {
+        Stamp { as_of, ..self }
+    }
+
     /// Says it in the metadata of an answer.
     pub(crate) fn put(&self, metadata: &mut MetadataMap) {
         metadata.insert(AS_OF, MetadataValue::from(self.as_of.get()));
@@ -197,15 +217,16 @@ impl Stamp {
     }
 }
 
-/// The v1 status of a failure, with where this node stands now.
+/// The v1 status of a failure, with the position as of which it was decided, or
+/// where this node stands now if the log had no part in it.
 pub(crate) fn refuse_v1(context: &Context, failure: &Failure) -> Status {
-    Stamp::now(context).refusal(failure.v1())
+    Stamp::of(context, failure).refusal(failure.v1())
 }
 
-/// The v2 status of a failure, with where this node stands now.
+/// The v2 status of a failure, as [`refuse_v1`].
 pub(crate) fn refuse_v2(context: &Context, failure: &Failure) -> Status {
     let alone = context.node.watch_status().borrow().members.len() <= 1;
-    Stamp::now(context).refusal(failure.v2(alone))
+    Stamp::of(context, failure).refusal(failure.v2(alone))
 }
 
 #[cfg(test)]

@@ -88,6 +88,7 @@ impl Health {
             | Phase::Bootstrapping
             | Phase::Recovering
             | Phase::Removed
+            | Phase::Outdated
             | Phase::ShuttingDown
             | Phase::Stopped) => Some(format!("this node is {}", phase.as_str())),
         };

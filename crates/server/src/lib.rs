@@ -20,6 +20,8 @@ mod status;
 pub mod time;
 pub mod version;
 
+#[cfg(feature = "seeded-bugs")]
+pub use annals_core::seeded;
 pub use config::Config;
 pub use context::Context;
 pub use metrics::Metrics;

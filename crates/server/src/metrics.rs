@@ -111,6 +111,7 @@ struct Raft {
     events_applied: IntCounter,
     entry_commands: Histogram,
     catch_ups: IntCounterVec,
+    peers_outdated: IntCounterVec,
 }
 
 struct Disk {
@@ -549,6 +550,11 @@ impl Raft {
                 &["peer", "result"],
                 "Transfers of missing events to a peer that was behind the log, by how they ended.",
             ),
+            peers_outdated: d.counters(
+                "annals_raft_peers_outdated_total",
+                &["peer"],
+                "Times a peer was found to lack what it had acknowledged, or to run on an outdated copy of its disk; at most one in ten seconds.",
+            ),
         }
     }
 
@@ -710,6 +716,10 @@ impl Observer for Metrics {
 
     fn peer_call_failed(&self, peer: u64) {
         self.0.raft.peer_failures.with_label_values(&[&peer.to_string()]).inc();
+    }
+
+    fn peer_outdated(&self, peer: u64) {
+        self.0.raft.peers_outdated.with_label_values(&[&peer.to_string()]).inc();
     }
 
     fn peer_round_trip(&self, peer: u64, took: Duration) {

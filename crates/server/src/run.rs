@@ -66,6 +66,9 @@ pub enum RunError {
         #[source]
         source: OpenError,
     },
+    /// A peer showed that the node runs on an outdated copy of its disk.
+    #[error("{0}")]
+    Outdated(String),
 }
 
 /// A node that serves.
@@ -82,12 +85,15 @@ pub struct Server {
 /// its address replaces the configured one.
 ///
 /// # Errors
-/// [`RunError`]: nothing was served.
+/// [`RunError`]: nothing was served; or [`RunError::Outdated`].
 pub async fn run(config: Config, listener: Option<TcpListener>, stop: CancellationToken) -> Result<(), RunError> {
     let server = Server::start(config, listener).await?;
-    stop.cancelled().await;
+    let result = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        failure = server.failed() => Err(failure),
+    };
     server.stop().await;
-    Ok(())
+    result
 }
 
 impl Server {
@@ -148,6 +154,12 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Why this server must stop although nobody asked it to, once there is a
+    /// reason. Mostly there never is.
+    pub async fn failed(&self) -> RunError {
+        RunError::Outdated(self.context.node.outdated().await)
     }
 
     /// Stops gracefully, within `shutdown_timeout_ms`.

@@ -129,6 +129,13 @@ pub(crate) enum Failure {
     IndexNotFound(String),
     /// This node could not do its work. The cause is in its log.
     Broken,
+    /// Decided by what is in the log up to this position.
+    Decided {
+        /// The position.
+        as_of: Position,
+        /// What was decided.
+        failure: Box<Failure>,
+    },
 }
 
 /// What is told in a v2 status besides the code and the text.
@@ -180,6 +187,19 @@ impl Failure {
         }
     }
 
+    /// Decided by what is in the log up to this position.
+    pub(crate) fn decided(self, as_of: Position) -> Self {
+        Failure::Decided { as_of, failure: Box::new(self) }
+    }
+
+    /// The position as of which it was decided, where it matters.
+    pub(crate) fn as_of(&self) -> Option<Position> {
+        match self {
+            Failure::Decided { as_of, .. } => Some(*as_of),
+            _ => None,
+        }
+    }
+
     /// The bounded word by which metrics count it.
     pub(crate) fn label(&self) -> &'static str {
         match self {
@@ -201,6 +221,7 @@ impl Failure {
             Failure::SessionTwice(_) => "invalid",
             Failure::IndexNotFound(_) => "not_found",
             Failure::Broken => "broken",
+            Failure::Decided { failure, .. } => failure.label(),
         }
     }
 
@@ -247,6 +268,7 @@ impl Failure {
             Failure::IndexNotFound(name) => format!("Index '{name}' is not found."),
             // Python compares this text.
             Failure::Broken => "Exception was thrown by handler.".to_owned(),
+            Failure::Decided { failure, .. } => failure.message(),
         }
     }
 
@@ -311,6 +333,7 @@ impl Failure {
                 Code::NotFound
             }
             Failure::Broken => Code::Unknown,
+            Failure::Decided { failure, .. } => return failure.v1(),
         };
         Status::with_metadata(code, self.message(), trailers)
     }
@@ -376,6 +399,7 @@ impl Failure {
             }
             Failure::Inconsistent(_) => (Code::FailedPrecondition, self.message(), empty()),
             Failure::Broken => (Code::Internal, self.message(), empty()),
+            Failure::Decided { failure, .. } => return failure.entry(),
         };
         Some(rpc::Status { code: code as i32, message, details: vec![detail] })
     }
@@ -475,6 +499,7 @@ impl Failure {
                 Rich { reason: "APPEND_SESSION_NO_REQUESTS", domain: "streams", detail: None },
             ),
             Failure::Broken => (Code::Internal, server("SERVER_MALFUNCTION", None)),
+            Failure::Decided { failure, .. } => return failure.v2(alone),
         };
         let message = self.v2_message();
         let info =

@@ -1,7 +1,12 @@
 //! What is running.
 
 /// The version of Annals.
+#[cfg(not(feature = "seeded-bugs"))]
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The version of Annals, with a mark that nobody can overlook.
+#[cfg(feature = "seeded-bugs")]
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+seeded-bugs");
 
 /// The commit it was built from, or `unknown`.
 pub const COMMIT: &str = env!("ANNALS_COMMIT");

@@ -9,10 +9,17 @@
 //! is applied. When something fails they are not taken back: the node must
 //! stop, and [`Writer`] refuses everything after.
 
+#[cfg(feature = "seeded-bugs")]
+mod mistakes;
+
+#[cfg(feature = "seeded-bugs")]
+pub use self::mistakes::Shadow;
+
 use std::cell::RefCell;
 
 use annals_core::decide::{Heads, decide};
-use annals_core::{Batch, EventId, Head, Outcome, Position, Revision, StreamName};
+use annals_core::seeded::{self, Bug};
+use annals_core::{Batch, EventId, Head, Outcome, Position, Revision, StreamName, Timestamp};
 use bytes::{Bytes, BytesMut};
 
 use crate::effects::Effects;
@@ -59,25 +66,35 @@ impl Writer {
 
     fn carry_out(&mut self, state: &State, mark: Mark, batch: Option<Batch>) -> Result<Vec<Outcome>, Error> {
         let mut effects = Effects::new(state);
-        let mut outcomes = Vec::new();
-        if let Some(batch) = batch {
-            let created = batch.stamped.max(effects.newest_time());
-            outcomes.reserve_exact(batch.commands.len());
-            for command in &batch.commands {
-                let known = Known { effects: RefCell::new(&mut effects), remembered: &self.remembered };
-                let decision = decide(&known, command)?;
-                if let Outcome::Node(id) = decision.outcome {
-                    effects.take_node(id);
-                }
-                for placed in decision.events {
-                    let record = Record::encode(&placed, created, &mut self.arena);
-                    self.remembered.push(placed.position, placed.stream.as_bytes(), record.id());
-                    effects.add(record, placed.stream)?;
-                }
-                outcomes.push(decision.outcome);
-            }
-        }
+        let outcomes = match batch {
+            Some(batch) => self.decide_all(&mut effects, batch)?,
+            None => Vec::new(),
+        };
         state.commit(effects.seal(), Some(mark))?;
+        Ok(outcomes)
+    }
+
+    fn decide_all(&mut self, effects: &mut Effects<'_>, batch: Batch) -> Result<Vec<Outcome>, Error> {
+        let stamped = if seeded::is(Bug::S16) { Timestamp::from(std::time::SystemTime::now()) } else { batch.stamped };
+        let created = stamped.max(effects.newest_time());
+        let mut outcomes = Vec::with_capacity(batch.commands.len());
+        #[cfg(feature = "seeded-bugs")]
+        let (batch, places) = mistakes::rearranged(batch);
+        for command in &batch.commands {
+            let known = Known { effects: RefCell::new(effects), remembered: &self.remembered };
+            let decision = decide(&known, command)?;
+            if let Outcome::Node(id) = decision.outcome {
+                effects.take_node(id);
+            }
+            for placed in decision.events {
+                let record = Record::encode(&placed, created, &mut self.arena);
+                self.remembered.push(placed.position, placed.stream.as_bytes(), record.id());
+                effects.add(record, placed.stream)?;
+            }
+            outcomes.push(decision.outcome);
+        }
+        #[cfg(feature = "seeded-bugs")]
+        mistakes::put_back(&mut outcomes, &places);
         Ok(outcomes)
     }
 }
@@ -113,6 +130,9 @@ impl Heads for Known<'_, '_> {
     }
 
     fn remembered(&self, stream: &StreamName, id: EventId) -> Result<Option<(Revision, Position)>, Error> {
+        if seeded::is(Bug::S7) {
+            return Ok(None);
+        }
         let Some(position) = self.remembered.find(stream.as_bytes(), id) else { return Ok(None) };
         let record = self.effects.borrow().record(position)?;
         let same = record.id() == id && record.stream() == stream.as_str();

@@ -14,6 +14,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use annals_core::seeded::{self, Bug};
 use annals_core::{Position, Revision, StreamName};
 use bytes::Bytes;
 
@@ -23,6 +24,7 @@ use crate::directory::Failed;
 use crate::effects::Effects;
 use crate::error::{Error, OpenError};
 use crate::record::{Corruption, Record};
+use crate::remembered::Remembered;
 use crate::standing::Totals;
 use crate::state::State;
 use crate::store::{Inner, Mark};
@@ -120,10 +122,25 @@ impl CatchUp {
     pub(crate) fn begin(store: Arc<Inner>) -> Result<CatchUp, CatchUpError> {
         let number = store.directory.states()?.last().map_or(1, |last| last + 1);
         let path = store.directory.state(number);
+        #[cfg(feature = "seeded-bugs")]
+        if seeded::is(Bug::S12) {
+            return CatchUp::begin_in_place(store, number, path);
+        }
         let current = store.state.load_full();
         current.database.copy_to(&path)?;
         let state = State::open(path, &store.options, &store.cache)?;
         Ok(CatchUp { store, number, state: Arc::new(state), taken_over: false })
+    }
+
+    /// S12: an empty state that is served from now on, and filled.
+    #[cfg(feature = "seeded-bugs")]
+    fn begin_in_place(store: Arc<Inner>, number: u64, path: PathBuf) -> Result<CatchUp, CatchUpError> {
+        let state = Arc::new(State::open(path, &store.options, &store.cache)?);
+        let _writer = store.writer.lock();
+        store.directory.point_to(number)?;
+        store.state.swap(Arc::clone(&state)).home.retire();
+        drop(_writer);
+        Ok(CatchUp { store, number, state, taken_over: true })
     }
 
     /// The last position that it holds: what comes after it is to be pulled.
@@ -165,7 +182,10 @@ impl CatchUp {
         let index = mark.index;
         self.state.commit(effects.seal(), Some(mark))?;
         self.state.database.flush()?;
-        let remembered = self.state.read_remembered()?;
+        let remembered = match seeded::is(Bug::S8) {
+            false => self.state.read_remembered()?,
+            true => Remembered::after(self.state.tail()),
+        };
 
         // From here on nothing is applied to the state that is replaced.
         let mut writer = self.store.writer.lock();
@@ -177,7 +197,9 @@ impl CatchUp {
         self.taken_over = true;
         *writer = Writer::new(remembered);
         self.store.state.store(Arc::clone(&self.state));
-        current.home.retire();
+        if !seeded::is(Bug::S12) {
+            current.home.retire();
+        }
         drop(writer);
         self.store.tail.send_replace(self.state.tail());
         Ok(())

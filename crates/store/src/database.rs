@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
-    DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteBatch, checkpoint::Checkpoint,
+    DBRawIterator, FlushOptions, ReadOptions, ReadTier, Snapshot, WriteBatch, checkpoint::Checkpoint,
 };
 
 use crate::error::{Error, OpenError};
@@ -77,6 +77,11 @@ impl Database {
     /// The value under a key.
     pub(crate) fn get(&self, column: Column, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Error> {
         self.rocks.get_pinned_cf(self.column(column), key).map_err(reading)
+    }
+
+    /// What the database holds now, whatever is written meanwhile.
+    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
+        self.rocks.snapshot()
     }
 
     /// The value under a key as a crash now would leave it.

@@ -77,7 +77,7 @@ impl IndexName {
     }
 
     /// The key of its head.
-    fn key(&self) -> Vec<u8> {
+    pub(crate) fn key(&self) -> Vec<u8> {
         let (kind, name) = match self {
             IndexName::Category(category) => (Kind::Category, category.as_str()),
             IndexName::EventType(event_type) => (Kind::EventType, event_type.as_str()),

@@ -7,7 +7,8 @@
 //! Reading order: the handle ([`store`]); what is stored (`keys`, [`record`],
 //! [`chain`], `runs`, `heads`, `standing`) and where (`database`, `directory`,
 //! `state`, `open`); how it comes about (`effects`, `remembered`, `apply`,
-//! [`catch_up`]); how it is read (`tail`, [`read`], [`index`], `streams`).
+//! [`catch_up`]); how it is read (`tail`, [`read`], `moment`, [`index`],
+//! `streams`).
 //!
 //! # Invariants
 //! - Positions are dense from 1, revisions of a stream and numbers of an index
@@ -30,6 +31,7 @@ pub mod error;
 mod heads;
 pub mod index;
 mod keys;
+mod moment;
 mod open;
 pub mod options;
 pub mod read;
@@ -43,11 +45,14 @@ pub mod store;
 mod streams;
 mod tail;
 
+#[cfg(feature = "seeded-bugs")]
+pub use apply::Shadow;
 pub use catch_up::{CatchUp, CatchUpError};
 pub use chain::ChainHash;
 pub use error::{Error, OpenError};
 pub use index::{IndexName, Link};
 pub use keys::{Key, Kind, ListId};
+pub use moment::Sight;
 pub use options::Options;
 pub use read::{Direction, PageLimit, StreamPage, StreamView};
 pub use record::{Corruption, Record};

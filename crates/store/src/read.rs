@@ -48,6 +48,20 @@ pub struct StreamView {
     pub not_before: Option<Timestamp>,
 }
 
+impl StreamView {
+    /// What a head leaves visible at a time, which is not before the newest
+    /// event's.
+    pub(crate) fn new(stream: &StreamName, head: Head, now: Timestamp) -> StreamView {
+        StreamView {
+            stream: stream.clone(),
+            state: head.state(),
+            first_visible: head.first_visible(),
+            not_before: head.metadata.max_age_seconds.map(|seconds| now.minus_seconds(seconds)),
+            head,
+        }
+    }
+}
+
 /// A part of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamPage {
@@ -201,14 +215,7 @@ impl State {
     /// See [`crate::Store::view`].
     pub(crate) fn view(&self, stream: &StreamName, now: Timestamp) -> Result<StreamView, Error> {
         let head = self.head(stream.as_str())?;
-        let now = now.max(self.totals().newest_time);
-        Ok(StreamView {
-            stream: stream.clone(),
-            state: head.state(),
-            first_visible: head.first_visible(),
-            not_before: head.metadata.max_age_seconds.map(|seconds| now.minus_seconds(seconds)),
-            head,
-        })
+        Ok(StreamView::new(stream, head, now.max(self.totals().newest_time)))
     }
 
     /// See [`crate::Store::read_stream`].

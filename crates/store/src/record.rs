@@ -93,7 +93,7 @@ impl Record {
 
     /// The record of a placed event. Takes its memory from `out`, where many
     /// records can share one allocation.
-    pub(crate) fn encode(placed: &Placed, created: Timestamp, out: &mut BytesMut) -> Record {
+    pub fn encode(placed: &Placed, created: Timestamp, out: &mut BytesMut) -> Record {
         let event = &placed.event;
         let stream = placed.stream.as_str().as_bytes();
         let event_type = event.event_type().as_str().as_bytes();

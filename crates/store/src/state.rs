@@ -3,6 +3,7 @@
 //! A store has one current state. A catch-up makes another one beside it and
 //! puts it in its place; readers that are under way finish with the old one.
 
+use annals_core::seeded::{self, Bug};
 use annals_core::{Head, Position};
 use parking_lot::RwLock;
 use rocksdb::{Cache, WriteBatch};
@@ -75,6 +76,9 @@ impl State {
 
     /// What it would come to after a crash now.
     pub(crate) fn durable_standing(&self) -> Result<Standing, Error> {
+        if seeded::is(Bug::S11) {
+            return Ok(self.standing.read().clone());
+        }
         let bytes = self.database.get_durable(&Key::Standing)?;
         decode_standing(bytes.as_deref())
     }
@@ -86,6 +90,12 @@ impl State {
     /// how far they may look.
     pub(crate) fn commit(&self, sealed: Sealed, mark: Option<Mark>) -> Result<(), Error> {
         let Sealed { mut batch, streams, indexes, records, totals } = sealed;
+        #[cfg(feature = "seeded-bugs")]
+        if seeded::is(Bug::S10) {
+            self.database.write(std::mem::take(&mut batch))?;
+            // A moment in which a flush can come.
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         if let Some(mark) = &mark {
             put_standing(&self.database, &mut batch, mark, &totals);
         }
@@ -173,7 +183,7 @@ pub(crate) fn record_at(at: Position, bytes: Option<&[u8]>) -> Result<Record, Er
     Ok(record)
 }
 
-fn corrupt_head(key: &[u8], source: Corruption) -> Error {
+pub(crate) fn corrupt_head(key: &[u8], source: Corruption) -> Error {
     let key = Key::decode(Column::Heads, key).expect("made by this crate");
     Error::Corrupt { key, source }
 }
@@ -189,7 +199,7 @@ fn read_standing(database: &Database) -> Result<Standing, Error> {
     decode_standing(bytes.as_deref())
 }
 
-fn decode_standing(bytes: Option<&[u8]>) -> Result<Standing, Error> {
+pub(crate) fn decode_standing(bytes: Option<&[u8]>) -> Result<Standing, Error> {
     match bytes {
         None => Ok(Standing::new()),
         Some(bytes) => Standing::decode(bytes).map_err(|source| Error::Corrupt { key: Key::Standing, source }),

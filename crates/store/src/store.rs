@@ -22,6 +22,7 @@ use crate::chain::ChainHash;
 use crate::directory::Directory;
 use crate::error::{Error, OpenError};
 use crate::index::{IndexName, Link};
+use crate::moment::Sight;
 use crate::options::Options;
 use crate::read::{Direction, PageLimit, StreamPage, StreamView};
 use crate::record::Record;
@@ -225,6 +226,16 @@ impl Store {
         self.state().view(stream, now)
     }
 
+    /// As [`Store::view`], with the moment of the log at which it was so: all
+    /// events of the stream up to `as_of` have been taken into account, and
+    /// none after it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn see(&self, stream: &StreamName, now: Timestamp) -> Result<Sight, Error> {
+        self.state().see(stream, now)
+    }
+
     /// A page of what a view shows. `from` is inclusive either way.
     ///
     /// # Errors
@@ -245,6 +256,14 @@ impl Store {
     /// [`Error`].
     pub fn index_len(&self, index: &IndexName) -> Result<u64, Error> {
         self.state().index_len(index)
+    }
+
+    /// As [`Store::index_len`], with the moment of the log at which it was so.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn see_index(&self, index: &IndexName) -> Result<(Position, u64), Error> {
+        self.state().see_index(index)
     }
 
     /// A page of an index. `from` is inclusive either way; beyond the end a

@@ -4,7 +4,7 @@
 mod common;
 
 use annals_core::{Batch, Position, Revision, StreamName, Timestamp};
-use annals_store::{Direction, Options, PageLimit, Store};
+use annals_store::{Direction, IndexName, Options, PageLimit, Store};
 use common::{Reference, any_batch, apply_rest, assert_store_is, filler, mark, small, workload};
 use proptest::prelude::*;
 
@@ -108,6 +108,47 @@ fn readers_are_not_disturbed_by_what_is_applied_meanwhile() {
         scope.spawn(forward);
         scope.spawn(streams);
         apply_rest(&store, &entries);
+    });
+}
+
+#[test]
+fn a_sight_is_of_one_moment_of_the_log_whatever_is_applied_meanwhile() {
+    const ENTRIES: u64 = 4_000;
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(data.path(), small()).expect("opens");
+    let is_applied = || store.mark().is_some_and(|mark| mark.index == ENTRIES);
+    let position = |stream: &StreamName, revision: u64| {
+        let record = store.record_at(stream, Revision::saturating(revision)).expect("readable");
+        record.map(|record| record.position())
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let stream = StreamName::new("a-1").expect("a name");
+            while !is_applied() {
+                let sight = store.see(&stream, Timestamp::default()).expect("readable");
+                let next = sight.view.head.last.map_or(0, |last| last.get() + 1);
+                let newest = next.checked_sub(1).and_then(|last| position(&stream, last));
+                assert!(newest.is_none_or(|newest| newest <= sight.as_of), "{newest:?} is beyond {}", sight.as_of);
+                let following = position(&stream, next);
+                assert!(following.is_none_or(|following| following > sight.as_of), "{following:?} was missed");
+            }
+        });
+        scope.spawn(|| {
+            let index = IndexName::parse(&StreamName::new("$ce-a").expect("a name")).expect("an index");
+            let limit = PageLimit { records: 1, bytes: 1 };
+            while !is_applied() {
+                let (as_of, len) = store.see_index(&index).expect("readable");
+                let entry = |number| store.read_index(&index, number, Direction::Forward, limit).expect("readable");
+                let newest = len.checked_sub(1).map(|last| entry(last)[0].record.position());
+                assert!(newest.is_none_or(|newest| newest <= as_of), "{newest:?} is beyond {as_of}");
+                let following = entry(len).first().map(|link| link.record.position());
+                assert!(following.is_none_or(|following| following > as_of), "{following:?} was missed");
+            }
+        });
+        for entry in 1..=ENTRIES {
+            let stream = if entry % 3 == 0 { "b-1" } else { "a-1" };
+            store.apply(mark(entry), Some(filler(stream, u128::from(entry) * 10, 2))).expect("applied");
+        }
     });
 }
 

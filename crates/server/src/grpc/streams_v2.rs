@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use annals_core::limits::{APPEND_STREAMS_MAX, EVENT_BYTES_MAX, MESSAGE_BYTES_MAX};
 use annals_core::{
-    Append, Appended, Command, Content, Event, EventType, Expected, Outcome, Properties, Revision, Role, StreamName,
-    Target, Violation,
+    Append, Appended, Command, Content, Event, EventType, Expected, Outcome, Properties, Refusal, Revision, Role,
+    StreamName, Target,
 };
 use annals_proto::kurrentdb::protocol::v2::streams::consistency_check::Type;
 use annals_proto::kurrentdb::protocol::v2::streams::streams_service_server::{StreamsService, StreamsServiceServer};
@@ -28,7 +28,9 @@ use uuid::Uuid;
 
 use super::streams::budget::Budget;
 use super::streams::convert::{self, SCHEMA_FORMAT, SCHEMA_ID};
-use super::streams::{ANSWER_BYTES_MAX, Gathering, WRITE_TIMEOUT, Writing, append_bytes_max, budget_of, unexpected};
+use super::streams::{
+    ANSWER_BYTES_MAX, Gathering, WRITE_TIMEOUT, Writing, append_bytes_max, budget_of, refused, unexpected,
+};
 use crate::consistency;
 use crate::context::Context;
 use crate::status::Failure;
@@ -89,7 +91,9 @@ impl Service {
             message: format!("the session was not received within {} s", patience.as_secs()),
         })??;
         let names: Vec<StreamName> = draft.targets.iter().map(|target| target.stream.clone()).collect();
-        let appended = self.append(draft, events, route, writing).await?.map_err(session_refused)?;
+        let appended = self.append(draft, events, route, writing).await?;
+        // A session tells only the first stream that was not as expected.
+        let appended = appended.map_err(refused)?;
         let output = names.iter().zip(&appended.revisions).map(|(stream, revision)| AppendResponse {
             stream: Some(stream.to_string()),
             stream_revision: Some(revision_number(*revision)),
@@ -156,7 +160,10 @@ impl Service {
             events.push(&self.budget, event, size).await?;
         }
         let names: Vec<StreamName> = draft.targets.iter().map(|target| target.stream.clone()).collect();
-        let appended = self.append(draft, events, route, writing).await?.map_err(Failure::Inconsistent)?;
+        let appended = self
+            .append(draft, events, route, writing)
+            .await?
+            .map_err(|refusal| Failure::Inconsistent(refusal.violations).decided(refusal.as_of))?;
         let revisions = written.into_iter().map(|target| StreamRevision {
             stream: Some(names[target as usize].to_string()),
             revision: Some(revision_number(appended.revisions.get(target as usize).copied().flatten())),
@@ -171,7 +178,7 @@ impl Service {
         events: Gathering,
         route: Route,
         writing: &mut Writing,
-    ) -> Result<Result<Appended, Vec<Violation>>, Failure> {
+    ) -> Result<Result<Appended, Refusal>, Failure> {
         let Gathering { events, held, .. } = events;
         writing.count(&events);
         let append = Append { targets: draft.targets, events: draft.of.into_iter().zip(events).collect() };
@@ -179,7 +186,7 @@ impl Service {
         drop(held);
         match outcome? {
             Outcome::Appended(appended) => Ok(Ok(appended)),
-            Outcome::Refused(violations) => Ok(Err(violations)),
+            Outcome::Refused(refusal) => Ok(Err(refusal)),
             outcome @ Outcome::Node(_) => Err(unexpected(&outcome)),
         }
     }
@@ -216,14 +223,6 @@ impl Draft {
             }
             None => self.target(stream.clone(), Expected::Any, Role::Write),
         }
-    }
-}
-
-/// A session tells only the first stream that was not as expected.
-fn session_refused(violations: Vec<Violation>) -> Failure {
-    match violations.into_iter().next() {
-        Some(violation) => Failure::refused(violation),
-        None => unexpected(&Outcome::Refused(Vec::new())),
     }
 }
 

@@ -3,18 +3,20 @@
 use std::time::{Duration, Instant};
 
 use annals_core::limits::APPEND_EVENTS_MAX;
-use annals_core::{Actual, Append, Appended, Command, Event, Expected, Outcome, Revision, StreamName, Violation};
+use annals_core::{
+    Actual, Append, Appended, Command, Event, Expected, Outcome, Position, Refusal, Revision, StreamName, Violation,
+};
 use annals_proto::event_store::client::Empty;
 use annals_proto::event_store::client::streams::append_req::options::ExpectedStreamRevision;
 use annals_proto::event_store::client::streams::append_req::{Content, Options};
 use annals_proto::event_store::client::streams::append_resp::success::{CurrentRevisionOption, PositionOption};
 use annals_proto::event_store::client::streams::append_resp::{self, wrong_expected_version as wrong};
 use annals_proto::event_store::client::streams::{AppendReq, AppendResp};
-use tonic::{Request, Streaming};
+use tonic::{Request, Response, Streaming};
 
 use super::budget::{Budget, Held};
 use super::{Service, convert};
-use crate::consistency;
+use crate::consistency::{self, Stamp};
 use crate::metrics::Metrics;
 use crate::status::Failure;
 
@@ -24,7 +26,10 @@ pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that an event costs besides its content while it is held.
 const EVENT_OVERHEAD: usize = 256;
 
-pub(super) async fn append(service: &Service, request: Request<Streaming<AppendReq>>) -> Result<AppendResp, Failure> {
+pub(super) async fn append(
+    service: &Service,
+    request: Request<Streaming<AppendReq>>,
+) -> Result<Response<AppendResp>, Failure> {
     let context = &service.context;
     let route = consistency::route(request.metadata());
     let mut writing = Writing::new("append", context.metrics.clone());
@@ -47,11 +52,14 @@ pub(super) async fn append(service: &Service, request: Request<Streaming<AppendR
         Err(failure) => Err(failure),
     };
     writing.finish(match &result {
-        Ok(AppendResp { result: Some(append_resp::Result::WrongExpectedVersion(_)) }) => "wrong_expected_version",
-        Ok(_) => "ok",
+        Ok((_, Some(_))) => "wrong_expected_version",
+        Ok((_, None)) => "ok",
         Err(failure) => failure.label(),
     });
-    result
+    result.map(|(answer, decided)| match decided {
+        Some(as_of) => Stamp::decided(context, as_of).answer(answer),
+        None => Response::new(answer),
+    })
 }
 
 async fn receive(
@@ -130,25 +138,37 @@ impl Gathering {
     }
 }
 
-fn answer(outcome: Outcome) -> Result<AppendResp, Failure> {
-    let result = match outcome {
-        Outcome::Appended(appended) => append_resp::Result::Success(success(&appended)),
-        Outcome::Refused(violations) => match Failure::refused(first(violations)?) {
+/// The answer; where it says that the command was refused, also the position as
+/// of which that was decided.
+fn answer(outcome: Outcome) -> Result<(AppendResp, Option<Position>), Failure> {
+    let (result, decided) = match outcome {
+        Outcome::Appended(appended) => (append_resp::Result::Success(success(&appended)), None),
+        Outcome::Refused(Refusal { as_of, violations }) => match Failure::refused(first(violations)?) {
             // A wrong expectation is a normal answer here (protocol 2.4).
             Failure::Conflict(violation) => {
-                append_resp::Result::WrongExpectedVersion(wrong_expected_version(&violation))
+                (append_resp::Result::WrongExpectedVersion(wrong_expected_version(&violation)), Some(as_of))
             }
-            other => return Err(other),
+            other => return Err(other.decided(as_of)),
         },
         Outcome::Node(_) => return Err(unexpected(&outcome)),
     };
-    Ok(AppendResp { result: Some(result) })
+    Ok((AppendResp { result: Some(result) }, decided))
 }
 
-/// The violation of a command that has one target.
-pub(super) fn first(violations: Vec<Violation>) -> Result<Violation, Failure> {
-    violations.into_iter().next().ok_or_else(|| unexpected(&Outcome::Refused(Vec::new())))
+/// Why a command that has one target was not carried out.
+pub(crate) fn refused(refusal: Refusal) -> Failure {
+    let as_of = refusal.as_of;
+    first(refusal.violations).map_or_else(|failure| failure, |violation| Failure::refused(violation).decided(as_of))
 }
+
+fn first(violations: Vec<Violation>) -> Result<Violation, Failure> {
+    violations.into_iter().next().ok_or_else(|| Failure::broken("answering a write", &NoViolation))
+}
+
+/// A refusal without a reason. A bug, but of one call.
+#[derive(Debug, thiserror::Error)]
+#[error("a refusal names no stream that was not as expected")]
+pub(crate) struct NoViolation;
 
 /// An outcome that does not belong to the command. A bug, but of one call.
 pub(crate) fn unexpected(outcome: &Outcome) -> Failure {
@@ -247,7 +267,10 @@ mod tests {
     fn refused(expected: Expected, actual: Actual) -> Result<append_resp::WrongExpectedVersion, Failure> {
         let stream = StreamName::new("s").expect("a valid name");
         let violation = Violation { target: 0, stream, expected, actual };
-        match answer(Outcome::Refused(vec![violation]))?.result {
+        let as_of = Position::new(7);
+        let (answer, decided) = answer(Outcome::Refused(Refusal { as_of, violations: vec![violation] }))?;
+        assert_eq!(decided, Some(as_of));
+        match answer.result {
             Some(append_resp::Result::WrongExpectedVersion(wrong)) => Ok(wrong),
             other => panic!("not a conflict: {other:?}"),
         }
@@ -289,12 +312,15 @@ mod tests {
 
     #[test]
     fn a_deleted_stream_is_an_error_and_no_conflict() {
-        assert!(matches!(
-            refused(Expected::Any, Actual::Tombstoned),
-            Err(Failure::StreamDeleted { tombstoned: true, .. })
-        ));
+        let deleted = |result: Result<_, Failure>| match result.expect_err("no conflict") {
+            Failure::Decided { as_of, failure } if as_of == Position::new(7) => *failure,
+            other => panic!("not decided: {other:?}"),
+        };
+        let ended = deleted(refused(Expected::Any, Actual::Tombstoned));
+        assert!(matches!(ended, Failure::StreamDeleted { tombstoned: true, .. }), "{ended:?}");
         let soft = Actual::SoftDeleted(Revision::FIRST);
-        assert!(matches!(refused(Expected::Exists, soft), Err(Failure::StreamDeleted { tombstoned: false, .. })));
+        let gone = deleted(refused(Expected::Exists, soft));
+        assert!(matches!(gone, Failure::StreamDeleted { tombstoned: false, .. }), "{gone:?}");
         let conflict = refused(Expected::Exactly(Revision::saturating(9)), soft).expect("a conflict");
         assert_eq!(conflict.current_revision_option, Some(wrong::CurrentRevisionOption::CurrentRevision(0)));
     }

@@ -26,7 +26,7 @@ use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt as _};
 use tonic::{Request, Status, Streaming};
 use uuid::Uuid;
 
-use super::append::{Gathering, WRITE_TIMEOUT, Writing, first, last_revision, unexpected};
+use super::append::{Gathering, WRITE_TIMEOUT, Writing, last_revision, refused, unexpected};
 use super::{Service, convert};
 use crate::consistency;
 use crate::status::Failure;
@@ -195,9 +195,7 @@ impl Call {
             drop(held);
             let result = match outcome {
                 Ok(Outcome::Appended(appended)) => Ok(success(&appended)),
-                Ok(Outcome::Refused(violations)) => {
-                    Err(first(violations).map_or_else(|failure| failure, Failure::refused))
-                }
+                Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
                 Ok(outcome @ Outcome::Node(_)) => Err(unexpected(&outcome)),
                 Err(error) => Err(Failure::from(error)),
             };

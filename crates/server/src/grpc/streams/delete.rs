@@ -8,7 +8,7 @@ use annals_proto::event_store::client::streams::{delete_req, delete_resp, tombst
 use annals_raft::Route;
 use tonic::Request;
 
-use super::append::{WRITE_TIMEOUT, Writing, first, unexpected};
+use super::append::{WRITE_TIMEOUT, Writing, refused, unexpected};
 use super::{Service, convert};
 use crate::consistency;
 use crate::status::Failure;
@@ -48,7 +48,7 @@ async fn carry_out(service: &Service, api: &'static str, command: Command, route
     let outcome = context.node.append(command, route, Instant::now() + WRITE_TIMEOUT).await;
     let result = match outcome {
         Ok(Outcome::Appended(appended)) => Ok(appended.position),
-        Ok(Outcome::Refused(violations)) => Err(first(violations).map_or_else(|failure| failure, Failure::refused)),
+        Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
         Ok(outcome @ Outcome::Node(_)) => Err(unexpected(&outcome)),
         Err(error) => Err(Failure::from(error)),
     };

@@ -21,6 +21,7 @@ mod subscribe;
 use std::sync::Arc;
 
 use annals_core::limits::MESSAGE_BYTES_MAX;
+use annals_core::seeded::{self, Bug};
 use annals_proto::event_store::client::streams::streams_server::{Streams, StreamsServer};
 use annals_proto::event_store::client::streams::{
     AppendReq, AppendResp, BatchAppendReq, BatchAppendResp, DeleteReq, DeleteResp, ReadReq, ReadResp, TombstoneReq,
@@ -30,10 +31,10 @@ use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
-pub(crate) use self::append::{Gathering, WRITE_TIMEOUT, Writing, unexpected};
+pub(crate) use self::append::{Gathering, WRITE_TIMEOUT, Writing, refused, unexpected};
 use self::budget::Budget;
 use self::query::{Amount, Query};
-use crate::consistency::{self, Wanted};
+use crate::consistency::{self, Stamp, Wanted};
 use crate::context::Context;
 use crate::status::Failure;
 
@@ -77,8 +78,11 @@ impl Service {
     async fn open_read(&self, request: Request<ReadReq>) -> Result<Response<Answers>, Failure> {
         let wanted = Wanted::from_headers(request.metadata())?;
         let query = Query::parse(request.into_inner())?;
-        let stamp = wanted.reach(&self.context).await?;
-        let answers = match query.amount {
+        let stamp = match seeded::is(Bug::S6) {
+            false => wanted.reach(&self.context).await?,
+            true => Stamp::now(&self.context),
+        };
+        let (stamp, answers) = match query.amount {
             Amount::Count { direction, count } => {
                 read::open(&self.context, stamp, query.source, query.style, direction, count, query.compatibility)
                     .await?
@@ -87,9 +91,12 @@ impl Service {
                 let permit = self.subscriptions.clone().try_acquire_owned();
                 let permit =
                     permit.map_err(|_| Failure::TooManySubscriptions { max: self.context.config.subscriptions_max })?;
-                subscribe::open(&self.context, query.source, query.style, permit).await?
+                (stamp, subscribe::open(&self.context, query.source, query.style, permit).await?)
             }
         };
+        if seeded::is(Bug::S6) {
+            wanted.reach(&self.context).await?;
+        }
         Ok(stamp.answer(answers))
     }
 }
@@ -117,7 +124,7 @@ impl Streams for Service {
     }
 
     async fn append(&self, request: Request<Streaming<AppendReq>>) -> Result<Response<AppendResp>, Status> {
-        self.answer(append::append(self, request).await)
+        append::append(self, request).await.map_err(|failure| consistency::refuse_v1(&self.context, &failure))
     }
 
     async fn delete(&self, request: Request<DeleteReq>) -> Result<Response<DeleteResp>, Status> {

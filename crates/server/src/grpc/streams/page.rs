@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use annals_core::{Content, EventType, Revision, State, StreamName, Timestamp};
+use annals_core::{Content, EventType, Head, Position, Revision, State, StreamName, Timestamp};
 use annals_proto::event_store::client::StreamIdentifier;
 use annals_proto::event_store::client::streams::ReadResp;
 use annals_proto::event_store::client::streams::read_resp::read_event::{Position as PositionOption, RecordedEvent};
@@ -40,6 +40,8 @@ pub(super) struct Page<'a> {
     store: &'a Store,
     style: Style,
     now: Timestamp,
+    /// Links lead to nothing that is newer than this.
+    as_of: Option<Position>,
     /// The streams that links on this page lead to.
     views: HashMap<StreamName, StreamView>,
     /// The name of the last record's stream: mostly the next one's too.
@@ -52,11 +54,14 @@ pub(super) struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    pub(super) fn new(store: &'a Store, style: Style) -> Self {
+    /// A page of a read that looks at the log as of a position, or of one that
+    /// has no end.
+    pub(super) fn new(store: &'a Store, style: Style, as_of: Option<Position>) -> Self {
         Page {
             store,
             style,
             now: Timestamp::from(SystemTime::now()),
+            as_of,
             views: HashMap::new(),
             name: Bytes::new(),
             answers: Vec::new(),
@@ -142,6 +147,7 @@ impl<'a> Page<'a> {
     fn resolve(&mut self, data: &[u8]) -> Result<Option<RecordedEvent>, Failure> {
         let Some((revision, stream)) = convert::link_target(data) else { return Ok(None) };
         let record = self.store.record_at(&stream, revision).map_err(|error| broken(&error))?;
+        let record = record.filter(|record| self.as_of.is_none_or(|as_of| record.position() <= as_of));
         match record {
             Some(record) if !self.hides(&stream, &record)? => Ok(Some(self.recorded(&record))),
             Some(_) | None => Ok(None),
@@ -169,14 +175,29 @@ impl<'a> Page<'a> {
 /// A stream as readers see it at this time: a metastream shows its newest
 /// event and ends with the stream that it describes (protocol 3.7, 5.3).
 pub(super) fn view(store: &Store, stream: &StreamName, now: Timestamp) -> Result<StreamView, Failure> {
-    let mut view = store.view(stream, now).map_err(|error| broken(&error))?;
-    if let Some(described) = stream.described() {
-        if store.head(&described).map_err(|error| broken(&error))?.tombstoned {
+    let view = store.view(stream, now).map_err(|error| broken(&error))?;
+    let described = match stream.described() {
+        Some(described) => Some(store.head(&described).map_err(|error| broken(&error))?),
+        None => None,
+    };
+    Ok(as_shown(view, described.as_ref()))
+}
+
+/// The same, with the position up to which the log was looked at: everything
+/// of one moment.
+pub(super) fn see(store: &Store, stream: &StreamName, now: Timestamp) -> Result<(Position, StreamView), Failure> {
+    let sight = store.see(stream, now).map_err(|error| broken(&error))?;
+    Ok((sight.as_of, as_shown(sight.view, sight.described.as_ref())))
+}
+
+fn as_shown(mut view: StreamView, described: Option<&Head>) -> StreamView {
+    if let Some(described) = described {
+        if described.tombstoned {
             view.state = State::Tombstoned;
         }
         view.first_visible = view.first_visible.max(view.head.last.unwrap_or(Revision::FIRST));
     }
-    Ok(view)
+    view
 }
 
 /// Whether truncation or age hides a record of this stream.

@@ -3,7 +3,8 @@
 //! A read is a cursor that makes one page at a time, each on a thread that may
 //! block, and only when the connection has taken the page before. It ends at
 //! what was there when it began: a read of everything ends also while others
-//! write.
+//! write. That moment is its stamp: a stream or an index is looked at as of the
+//! position that is told, not a little later.
 
 use std::time::{Instant, SystemTime};
 
@@ -30,7 +31,9 @@ const EXAMINED_MAX: usize = 10_000;
 /// visible, the client is told where to go on (protocol 3.3).
 const FIRST_PAGE: u64 = 32;
 
-/// Starts a read. What keeps it from starting is known before it answers.
+/// Starts a read, of a log that is at least as new as `stamp`, and answers with
+/// the stamp of what it shows. What keeps it from starting is known before it
+/// answers.
 pub(super) async fn open(
     context: &Shared,
     stamp: Stamp,
@@ -39,26 +42,28 @@ pub(super) async fn open(
     direction: Direction,
     count: u64,
     compatibility: u32,
-) -> Result<Answers, Failure> {
+) -> Result<(Stamp, Answers), Failure> {
     let mut reading = Reading {
         store: context.node.store().clone(),
         style,
         direction,
         left: count,
         positions: compatibility >= 1,
+        as_of: stamp.as_of,
         cursor: Cursor::Done,
         measured: Measured::new(source.api(), context.metrics.clone()),
     };
     let (reading, first) = blocking(move || {
-        let first = reading.begin(source, stamp.as_of).and_then(|()| reading.page());
+        let first = reading.begin(source).and_then(|()| reading.page());
         (reading, first)
     })
     .await;
     let first = reading.noted(first);
     let (reading, first) = match first {
         (reading, Ok(first)) => (reading, first),
-        (_, Err(failure)) => return Err(failure),
+        (reading, Err(failure)) => return Err(failure.decided(reading.as_of)),
     };
+    let stamp = stamp.at(reading.as_of);
     let rest = stream::unfold(Some(reading), move |reading| async move {
         let mut reading = reading?;
         if matches!(reading.cursor, Cursor::Done) {
@@ -75,7 +80,7 @@ pub(super) async fn open(
             (_, Err(failure)) => Some((Err(stamp.refusal(failure.v1())), None)),
         }
     });
-    Ok(flattened(first, rest))
+    Ok((stamp, flattened(first, rest)))
 }
 
 /// Pages, one answer after the other.
@@ -109,6 +114,8 @@ struct Reading {
     left: u64,
     /// Whether the client understands stream positions among its answers.
     positions: bool,
+    /// The position up to which it looks at the log.
+    as_of: Position,
     cursor: Cursor,
     measured: Measured,
 }
@@ -123,19 +130,20 @@ enum Cursor {
 
 impl Reading {
     /// Looks at what is to be read.
-    fn begin(&mut self, source: Source, as_of: Position) -> Result<(), Failure> {
+    fn begin(&mut self, source: Source) -> Result<(), Failure> {
         self.cursor = match source {
             Source::Stream { name, start } => self.begin_stream(&name, start)?,
             Source::Index { index, start } => {
-                let len = self.store.index_len(&index).map_err(|error| broken(&error))?;
+                let len = self.see_index(&index)?;
                 let next = first_number(start_number(start), len.checked_sub(1), self.direction);
                 Cursor::Index { index, next, len, as_links: true }
             }
             Source::All { start, selection } => {
                 let by = selection.map(|Selection { by, .. }| by);
                 if let Some(SelectedBy::Index(index)) = by {
-                    self.begin_selected(index, start, as_of)?
+                    self.begin_selected(index, start)?
                 } else {
+                    let as_of = self.as_of;
                     Cursor::All { next: first_position(start, as_of, self.direction), end: as_of, by }
                 }
             }
@@ -143,8 +151,9 @@ impl Reading {
         Ok(())
     }
 
-    fn begin_stream(&self, name: &StreamName, start: Start<Revision>) -> Result<Cursor, Failure> {
-        let view = page::view(&self.store, name, Timestamp::from(SystemTime::now()))?;
+    fn begin_stream(&mut self, name: &StreamName, start: Start<Revision>) -> Result<Cursor, Failure> {
+        let (as_of, view) = page::see(&self.store, name, Timestamp::from(SystemTime::now()))?;
+        self.as_of = as_of;
         if view.state == State::Tombstoned {
             return Err(Failure::StreamDeleted { stream: name.clone(), tombstoned: true });
         }
@@ -154,12 +163,12 @@ impl Reading {
     }
 
     /// `$idx-ce-` and `$idx-et-`: the log, but only what an index holds.
-    fn begin_selected(&self, index: IndexName, start: Start<Position>, as_of: Position) -> Result<Cursor, Failure> {
-        let len = self.store.index_len(&index).map_err(|error| broken(&error))?;
+    fn begin_selected(&mut self, index: IndexName, start: Start<Position>) -> Result<Cursor, Failure> {
+        let len = self.see_index(&index)?;
         if len == 0 {
             return Err(Failure::IndexNotFound(index.name().to_string().replacen('$', "$idx-", 1)));
         }
-        let next = match (first_position(start, as_of, self.direction), self.direction) {
+        let next = match (first_position(start, self.as_of, self.direction), self.direction) {
             (None, Direction::Forward | Direction::Backward) => None,
             (Some(position), Direction::Forward) => Some(number_from(&self.store, &index, len, position)?),
             (Some(position), Direction::Backward) => {
@@ -169,11 +178,18 @@ impl Reading {
         Ok(Cursor::Index { index, next, len, as_links: false })
     }
 
+    /// How many entries an index has, as of the position that is told.
+    fn see_index(&mut self, index: &IndexName) -> Result<u64, Failure> {
+        let (as_of, len) = self.store.see_index(index).map_err(|error| broken(&error))?;
+        self.as_of = as_of;
+        Ok(len)
+    }
+
     /// The next page. An empty one is not the end: a filter may have found
     /// nothing yet, and a client that went away must be noticed.
     fn page(&mut self) -> Result<Vec<ReadResp>, Failure> {
         let store = self.store.clone();
-        let mut page = Page::new(&store, self.style);
+        let mut page = Page::new(&store, self.style, Some(self.as_of));
         match std::mem::replace(&mut self.cursor, Cursor::Done) {
             Cursor::Done => {}
             Cursor::Stream { view, next, begun } => self.stream_page(&mut page, view, next, begun)?,

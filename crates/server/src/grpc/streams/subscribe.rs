@@ -16,8 +16,12 @@
 //! A subscription never ends with OK: some clients never notice, one spins
 //! (protocol 0.1). On shutdown it ends with UNAVAILABLE.
 
+#[cfg(feature = "seeded-bugs")]
+mod mistakes;
+
 use std::time::{Duration, SystemTime};
 
+use annals_core::seeded::{self, Bug};
 use annals_core::{Position, Revision, State, StreamName, Timestamp};
 use annals_proto::event_store::client::streams::ReadResp;
 use annals_proto::event_store::client::streams::read_resp::{
@@ -68,6 +72,8 @@ pub(super) async fn open(
         style,
         feed,
         live: false,
+        #[cfg(feature = "seeded-bugs")]
+        was_live: false,
         seen: Position::START,
         ended: None,
         counted: context.metrics.subscription(kind),
@@ -95,6 +101,8 @@ struct Subscription {
     tail: watch::Receiver<Position>,
     /// Whether the client was told that it is caught up, and still is.
     live: bool,
+    #[cfg(feature = "seeded-bugs")]
+    was_live: bool,
     /// The tail when the feed was last read.
     seen: Position,
     /// Why it ends once what it has is sent.
@@ -162,6 +170,8 @@ impl Subscription {
             // Before the page is read, see above.
             let tail = *self.tail.borrow_and_update();
             let few = tail.get().saturating_sub(self.seen.get()) <= IN_MEMORY;
+            #[cfg(feature = "seeded-bugs")]
+            self.skip(tail)?;
             let step = if self.live && few && self.feed.stays_in_memory(self.style) {
                 self.feed.read(&self.store, self.style)?
             } else {
@@ -226,6 +236,7 @@ impl Feed {
                 }
                 let next = match start {
                     Start::Beginning => Revision::FIRST,
+                    Start::At(revision) if seeded::is(Bug::S14) => revision,
                     Start::At(revision) => revision.next(),
                     Start::End => Revision::after(view.head.last),
                 };
@@ -234,6 +245,7 @@ impl Feed {
             Source::Index { index, start } => {
                 let next = match start {
                     Start::Beginning => 0,
+                    Start::At(revision) if seeded::is(Bug::S14) => revision.get(),
                     Start::At(revision) => revision.next().get(),
                     Start::End => store.index_len(&index).map_err(|error| broken(&error))?,
                 };
@@ -242,6 +254,7 @@ impl Feed {
             Source::All { start, selection } => {
                 let after = match start {
                     Start::Beginning => Position::START,
+                    Start::At(position) if seeded::is(Bug::S14) => Position::new(position.get().saturating_sub(1)),
                     Start::At(position) => position,
                     Start::End => store.tail(),
                 };
@@ -271,7 +284,7 @@ impl Feed {
 
     /// Reads from the cursor as much as one page holds. Blocking.
     fn read(&mut self, store: &Store, style: Style) -> Result<Step, Failure> {
-        let mut page = Page::new(store, style);
+        let mut page = Page::new(store, style, None);
         let mut ended = None;
         let at_end = match self {
             Feed::Stream { name, next, live_once } => {
