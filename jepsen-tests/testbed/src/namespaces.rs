@@ -125,7 +125,14 @@ pub fn add_node(number: NodeNumber) -> Result<()> {
     let name = node(number);
     run("ip", &["netns", "add", &name])?;
     ip_batch(&bridge(), &cable(&bridge_port(number), &name))?;
-    ip_batch(&name, &format!("link set lo up\naddr add {}/24 dev eth0\nlink set eth0 up\n", ip(number)))
+    // A node of an earlier cluster may have had this address: with the same
+    // hardware address as well, what others remember of it is still right.
+    let hardware = format!("02:00:c6:12:00:{:02x}", number % 256);
+    let lines = format!(
+        "link set lo up\nlink set eth0 address {hardware}\naddr add {}/24 dev eth0\nlink set eth0 up\n",
+        ip(number)
+    );
+    ip_batch(&name, &lines)
 }
 
 /// Removes the namespace of a node, with the rules in it.
