@@ -10,6 +10,11 @@
 //! - *Remove*: the node loses vote and membership and is told so. Its id never
 //!   comes back.
 //! - *Transfer*: leadership goes to another voter.
+//!
+//! A change of the voters takes two entries: a joint membership, in which both
+//! the old and the new voters decide, and the new one alone. Whoever leads takes
+//! the second step if the one who took the first did not live, or wait, to do
+//! it: otherwise the cluster would need machines for good that were to go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,6 +49,12 @@ const LAG: u64 = 1_000;
 
 /// How long another node may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// How often a leader looks whether a change was left half done.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long it may then take.
+const SECOND_STEP: Duration = Duration::from_secs(10);
 
 /// A voter that was heard of within this time counts as there.
 const PRESENT: Duration = Duration::from_secs(3);
@@ -145,7 +156,17 @@ impl Admin {
     pub(crate) fn new<M: RaftStateMachine<TypeConfig>>(actor: Actor<M>) -> (Admin, impl Future<Output = ()>) {
         let (requests, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let task = async move {
-            while let Some(job) = jobs.recv().await {
+            loop {
+                let job = tokio::select! {
+                    // In this order, so that a simulation can be repeated.
+                    biased;
+                    job = jobs.recv() => job,
+                    () = tokio::time::sleep(LOOK_EVERY) => {
+                        actor.take_second_step().await;
+                        continue;
+                    }
+                };
+                let Some(job) = job else { return };
                 // A caller that has gone does not stop what has begun.
                 let result = actor.carry_out(&job.request, job.deadline).await;
                 match &result {
@@ -382,6 +403,21 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
     async fn change(&self, change: ChangeMembers<u64, NodeInfo>, deadline: Instant) -> Result<(), AdminError> {
         let changed = self.raft.change_membership(change, false);
         self.written(tokio::time::timeout_at(deadline.into(), changed).await)
+    }
+
+    /// Ends a change of the voters that was left half done.
+    async fn take_second_step(&self) {
+        let metrics = self.metrics();
+        let is_committed = metrics.committed_membership_config.log_id() == metrics.membership_config.log_id();
+        if metrics.current_leader != Some(self.identity.node) || !is_joint(&metrics) || !is_committed {
+            return;
+        }
+        tracing::info!(membership = %metrics.membership_config, "ending a change of the members that was left half done");
+        // From a joint membership every change leads to the new voters alone.
+        let nothing_more = ChangeMembers::AddVoterIds(BTreeSet::new());
+        if let Err(error) = self.change(nothing_more, Instant::now() + SECOND_STEP).await {
+            tracing::warn!(%error, "the change of the members is still half done");
+        }
     }
 
     fn written<T>(

@@ -8,7 +8,8 @@
 //! `peer_memory`, `introduction`, `bootstrap`, `admin`); how entries become durable (`log_store`, `entries`,
 //! `flusher`, `witness`, `codec`); how they travel and are applied (`network`,
 //! `ledger`, `service`, `state_machine`, `snapshot`, `maintenance`); what an append and
-//! a read go through (`proposer`, `forward`, `read_index`).
+//! a read go through (`proposer`, `forward`, `read_index`); how a stopped node's
+//! directory is looked at ([`verify`]).
 #![forbid(unsafe_code)]
 
 #[cfg(all(feature = "simulation", feature = "seeded-bugs"))]
@@ -46,6 +47,7 @@ mod snapshot;
 mod state_machine;
 mod status;
 mod types;
+pub mod verify;
 mod witness;
 
 pub use admin::AdminRequest;

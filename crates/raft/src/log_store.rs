@@ -56,7 +56,7 @@ pub(crate) mod meta {
     pub(crate) const SNAPSHOT: &[u8] = b"snapshot";
 }
 
-const FORMAT: u8 = 1;
+pub(crate) const FORMAT: u8 = 1;
 
 /// Bytes of entries kept in memory. What a follower or `apply` lags behind
 /// further than this is read from disk.
@@ -318,7 +318,7 @@ fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the log is closed")
 }
 
-fn decode(found: &[u8], value: Box<[u8]>) -> io::Result<Entry> {
+pub(crate) fn decode(found: &[u8], value: Box<[u8]>) -> io::Result<Entry> {
     let entry = codec::decode_entry(Bytes::from(value))
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("log entry {}: {error}", Hex(found))))?;
     if found != key(entry.log_id.index()) {
@@ -361,9 +361,34 @@ fn open_database(path: &Path, data: &Path) -> Result<DB, OpenError> {
 }
 
 fn try_open_database(path: &Path, data: &Path) -> Result<DB, OpenError> {
-    let mut options = Options::default();
+    let (mut options, columns) = database_options();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
+    DB::open_cf_descriptors(&options, path, columns).map_err(|source| {
+        // RocksDB has no error code of its own for a lock that is held.
+        if source.as_ref().contains("lock") && source.kind() == rocksdb::ErrorKind::IOError {
+            OpenError::InUse { path: data.to_owned() }
+        } else {
+            OpenError::Log { path: path.to_owned(), source }
+        }
+    })
+}
+
+/// Opens the database in `<data>/log` to look at it; nothing is written.
+pub(crate) fn open_read_only(path: &Path) -> Result<DB, rocksdb::Error> {
+    let (options, columns) = database_options();
+    DB::open_cf_descriptors_read_only(&options, path, columns, false)
+}
+
+/// What a power cut left at the end of the log in `<data>/log`, in words, if it
+/// left something that the next start cuts off.
+pub(crate) fn torn_end(path: &Path) -> Option<String> {
+    let torn = torn_tail::find(path).ok().flatten()?;
+    Some(format!("the last {} bytes of {}", torn.bytes, torn.file.display()))
+}
+
+fn database_options() -> (Options, [ColumnFamilyDescriptor; 3]) {
+    let mut options = Options::default();
     options.set_wal_recovery_mode(if seeded::is(Bug::S19) {
         DBRecoveryMode::PointInTime
     } else {
@@ -389,14 +414,7 @@ fn try_open_database(path: &Path, data: &Path) -> Result<DB, OpenError> {
         ColumnFamilyDescriptor::new(COLUMN_LOG, log),
         ColumnFamilyDescriptor::new(COLUMN_META, single),
     ];
-    DB::open_cf_descriptors(&options, path, columns).map_err(|source| {
-        // RocksDB has no error code of its own for a lock that is held.
-        if source.as_ref().contains("lock") && source.kind() == rocksdb::ErrorKind::IOError {
-            OpenError::InUse { path: data.to_owned() }
-        } else {
-            OpenError::Log { path: path.to_owned(), source }
-        }
-    })
+    (options, columns)
 }
 
 fn read_log(database: &DB, path: &Path) -> Result<Log, OpenError> {

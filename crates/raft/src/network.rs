@@ -612,3 +612,106 @@ async fn reserve(requests: Option<mpsc::Sender<pb::AppendRequest>>) -> Option<mp
 async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
     input.as_mut()?.next().await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::LogId;
+
+    const FOLLOWER: u64 = 2;
+
+    /// A follower of whom one thing is to be known: whether it lost something.
+    #[derive(Default)]
+    struct Follower {
+        ledger: Ledger,
+        lost: Mutex<Option<(u64, u64)>>,
+    }
+
+    impl Calls for Follower {
+        fn failed(&self, status: Status) -> RpcError {
+            RpcError::Unreachable(Unreachable::from_string(status.to_string()))
+        }
+
+        fn answered(&self, _: Duration) {}
+
+        fn ledger(&self) -> (&Ledger, u64) {
+            (&self.ledger, FOLLOWER)
+        }
+
+        fn lost(&self, missing: u64, acknowledged: u64) -> RpcError {
+            *self.lost.lock() = Some((missing, acknowledged));
+            self.failed(Status::data_loss("lost"))
+        }
+    }
+
+    fn leadership() -> Vote {
+        Vote::new_committed(1, 1)
+    }
+
+    fn entry(index: u64) -> LogId {
+        LogId::new(crate::types::LeaderId { term: 1, node_id: 1 }, index)
+    }
+
+    fn after(index: u64) -> AppendEntriesRequest<TypeConfig> {
+        AppendEntriesRequest {
+            vote: leadership(),
+            prev_log_id: Some(entry(index)),
+            entries: Vec::new(),
+            leader_commit: None,
+        }
+    }
+
+    fn answer(answer: &StreamAppendResult<TypeConfig>) -> Result<pb::AppendResponse, Status> {
+        Ok(pb::AppendResponse { body: codec::encode_append_answer(answer) })
+    }
+
+    /// Sends one request; `before` happens when it was sent, then it is
+    /// answered.
+    async fn answered(
+        follower: &Follower,
+        given: StreamAppendResult<TypeConfig>,
+        before: impl FnOnce(),
+    ) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+        let (answers, coming) = mpsc::channel(1);
+        let (sent, mut arrived) = mpsc::channel(1);
+        let input = stream::iter([after(5)]).chain(stream::pending());
+        let mut session = append_stream(follower, input, async move |mut requests: ReceiverStream<_>| {
+            tokio::spawn(async move {
+                while let Some(request) = requests.next().await {
+                    sent.send(request).await.expect("somebody waits for it");
+                }
+            });
+            Ok(ReceiverStream::new(coming))
+        })
+        .await
+        .expect("opened");
+        let mut next = session.next();
+        tokio::select! {
+            biased;
+            _ = &mut next => panic!("there is no answer yet"),
+            request = arrived.recv() => assert!(request.is_some()),
+        }
+        before();
+        answers.send(answer(&given)).await.expect("somebody waits for it");
+        next.await.expect("an answer")
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_takes_back_what_it_acknowledged_never_reaches_the_library() {
+        let follower = Follower::default();
+        let matched = answered(&follower, Ok(Some(entry(7))), || {}).await;
+        assert_eq!(matched.expect("a plain answer"), Ok(Some(entry(7))));
+        let conflict = answered(&follower, Err(StreamAppendError::Conflict(entry(5))), || {}).await;
+        assert!(conflict.is_err(), "{conflict:?}");
+        assert_eq!(*follower.lost.lock(), Some((5, 7)));
+    }
+
+    #[tokio::test]
+    async fn a_conflict_that_was_overtaken_by_an_acknowledgement_is_no_loss() {
+        let follower = Follower::default();
+        let meanwhile = || follower.ledger.note(FOLLOWER, &leadership(), 9);
+        let conflict = answered(&follower, Err(StreamAppendError::Conflict(entry(5))), meanwhile).await;
+        assert_eq!(conflict.expect("a plain answer"), Err(StreamAppendError::Conflict(entry(5))));
+        assert_eq!(*follower.lost.lock(), None);
+    }
+}

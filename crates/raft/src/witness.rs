@@ -90,20 +90,26 @@ impl Witness {
     /// `InvalidData` where neither slot can be read.
     pub(crate) fn open(data: &Path) -> io::Result<Option<Witness>> {
         let path = data.join(FILE);
-        let mut file = match OpenOptions::new().read(true).write(true).open(&path) {
+        let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        let newest = (0..2)
-            .filter_map(|slot| bytes.get(slot * SLOT_BYTES as usize..).and_then(decode))
-            .max_by_key(|(sequence, _)| *sequence);
-        let Some((sequence, written)) = newest else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "neither slot of the witness can be read"));
-        };
+        let (sequence, written) = read(&file)?;
         Ok(Some(Witness { file, path, sequence, written }))
+    }
+
+    /// What the file says, without opening it to be written; `None` where there
+    /// is none.
+    ///
+    /// # Errors
+    /// As [`Witness::open`].
+    pub(crate) fn look(data: &Path) -> io::Result<Option<Acknowledged>> {
+        match File::open(data.join(FILE)) {
+            Ok(file) => read(&file).map(|(_, written)| Some(written)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// What it says.
@@ -126,6 +132,16 @@ impl Witness {
         self.written = acknowledged;
         Ok(())
     }
+}
+
+/// The newer of the slots that can be read.
+fn read(mut file: &File) -> io::Result<(u64, Acknowledged)> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let newest = (0..2)
+        .filter_map(|slot| bytes.get(slot * SLOT_BYTES as usize..).and_then(decode))
+        .max_by_key(|(sequence, _)| *sequence);
+    newest.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "neither slot of the witness can be read"))
 }
 
 fn encode(sequence: u64, acknowledged: &Acknowledged) -> Vec<u8> {

@@ -321,6 +321,35 @@ fn the_highest_id_of_the_first_members_is_not_given_again() {
 }
 
 #[test]
+fn a_change_of_the_members_that_was_left_half_done_is_ended_by_whoever_leads() {
+    let mut cluster = Cluster::start(3, |_| {});
+    cluster.server(0).append("a-1", 1).expect("appended");
+    let leader = cluster.await_leader();
+    let others: Vec<usize> = (0..3).filter(|place| *place != leader).collect();
+    let (away, removed) = (others[0], others[1]);
+    // Both the old and the new voters have to agree to the first step, and of
+    // the new ones half is away, which the leader has not noticed yet.
+    cluster.kill(away);
+    let request = AdminRequest::Remove { node: removed as u64 + 1 };
+    let server = cluster.server(leader);
+    let result = server.run(server.node.administer(request, Instant::now() + Duration::from_millis(1_500)));
+    assert!(
+        matches!(result, Err(annals_raft::AdminError::Unknown(_) | annals_raft::AdminError::NoLeader)),
+        "{result:?}"
+    );
+
+    cluster.start_node(away);
+    eventually("the change is ended", || {
+        cluster.leader().is_some_and(|leader| {
+            let members = cluster.server(leader).status().members;
+            members.len() == 2 && members.iter().all(|member| member.id != removed as u64 + 1)
+        })
+    });
+    cluster.kill(removed);
+    cluster.server(leader).append("a-1", 1).expect("the two decide alone");
+}
+
+#[test]
 fn a_node_that_was_removed_while_it_was_away_learns_of_it() {
     let mut cluster = Cluster::start(3, |_| {});
     let removed = cluster.a_follower();

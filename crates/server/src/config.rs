@@ -65,7 +65,8 @@ options! {
 
     /// The `host:port` by which clients and peers reach this node. It is
     /// named in gossip and in not-leader answers, and clients use it
-    /// literally. Default: `listen`, which must then name one address.
+    /// literally. Default: `listen`, which must then name one address. A
+    /// member keeps the address it joined with, and does not start with another.
     node_address: Option<String> = None,
 
     /// The directory that holds everything this node must not lose: identity,

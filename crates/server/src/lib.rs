@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod run;
 mod status;
 pub mod time;
+pub mod verify;
 pub mod version;
 
 #[cfg(feature = "seeded-bugs")]

@@ -59,6 +59,20 @@ impl Database {
         }
     }
 
+    /// Opens the database in this directory to look at it; nothing is written,
+    /// not even by RocksDB.
+    pub(crate) fn open_read_only(directory: &Path) -> Result<Database, rocksdb::Error> {
+        let cache = Cache::new_lru_cache(Options::default().block_cache_bytes);
+        let columns = Column::ALL.map(|column| {
+            ColumnFamilyDescriptor::new(column.name(), column_options(column, &Options::default(), &cache))
+        });
+        let mut options = database_options();
+        options.create_if_missing(false);
+        options.create_missing_column_families(false);
+        let rocks = DB::open_cf_descriptors_read_only(&options, directory, columns, false)?;
+        Ok(Database { rocks, options })
+    }
+
     pub(crate) fn columns(&self) -> Columns<'_> {
         Columns {
             meta: self.column(Column::Meta),

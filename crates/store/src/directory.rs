@@ -42,6 +42,11 @@ impl Directory {
         Ok(Directory { data: data.to_owned() })
     }
 
+    /// The states in this data directory, which is left as it is.
+    pub(crate) fn existing(data: &Path) -> Directory {
+        Directory { data: data.to_owned() }
+    }
+
     /// The directory of the state with this number.
     pub(crate) fn state(&self, number: u64) -> PathBuf {
         self.data.join(format!("{PREFIX}{number}"))

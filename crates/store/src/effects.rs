@@ -175,30 +175,10 @@ impl<'s> Effects<'s> {
     }
 
     fn add_to_indexes(&mut self, record: &Record, stream: &StreamName) -> Result<(), Error> {
-        let position = record.position();
-        if let Some(category) = stream.category() {
-            self.add_to_index(Kind::Category, category, position)?;
-        }
-        if record.event_type() != EventType::LINK {
-            self.add_to_index(Kind::EventType, record.event_type(), position)?;
-        }
-        let correlation = match record.properties() {
-            Properties::Opaque => metadata::correlation_id(record.metadata_slice()),
-            Properties::Struct => correlation::in_struct(record.metadata_slice()),
-        };
-        if let Some(correlation) = correlation {
-            self.add_to_index(Kind::Correlation, &correlation, position)?;
-        }
-        if record.revision() == Revision::FIRST && !stream.is_system() {
-            self.add_to_index(Kind::Streams, "", position)?;
-        }
-        Ok(())
+        indexes_of(record, stream, |kind, name| self.add_to_index(kind, name, record.position()))
     }
 
     fn add_to_index(&mut self, kind: Kind, name: &str, position: Position) -> Result<(), Error> {
-        if !can_be_asked_for(name) {
-            return Ok(());
-        }
         keys::head(kind, name.as_bytes(), &mut self.key);
         let slot = match self.indexes.entry_ref(self.key.as_slice()) {
             hashbrown::hash_map::EntryRef::Occupied(entry) => entry.into_mut(),
@@ -273,6 +253,33 @@ fn take_list(totals: &mut Totals) -> ListId {
     let list = totals.next_list;
     totals.next_list = list.next();
     list
+}
+
+/// Calls `with` for each index that has an entry of this record, in the order in
+/// which they come into being. `stream` is the record's.
+pub(crate) fn indexes_of(
+    record: &Record,
+    stream: &StreamName,
+    mut with: impl FnMut(Kind, &str) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut with = |kind, name: &str| if can_be_asked_for(name) { with(kind, name) } else { Ok(()) };
+    if let Some(category) = stream.category() {
+        with(Kind::Category, category)?;
+    }
+    if record.event_type() != EventType::LINK {
+        with(Kind::EventType, record.event_type())?;
+    }
+    let correlation = match record.properties() {
+        Properties::Opaque => metadata::correlation_id(record.metadata_slice()),
+        Properties::Struct => correlation::in_struct(record.metadata_slice()),
+    };
+    if let Some(correlation) = correlation {
+        with(Kind::Correlation, &correlation)?;
+    }
+    if record.revision() == Revision::FIRST && !stream.is_system() {
+        with(Kind::Streams, "")?;
+    }
+    Ok(())
 }
 
 /// Whether a stream name can be made of it. An index that nobody can name is

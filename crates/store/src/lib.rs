@@ -8,7 +8,7 @@
 //! [`chain`], `runs`, `heads`, `standing`) and where (`database`, `directory`,
 //! `state`, `open`); how it comes about (`effects`, `remembered`, `apply`,
 //! [`catch_up`]); how it is read (`tail`, [`read`], `moment`, [`index`],
-//! `streams`).
+//! `streams`); how a directory is looked at offline ([`verify`]).
 //!
 //! # Invariants
 //! - Positions are dense from 1, revisions of a stream and numbers of an index
@@ -44,6 +44,7 @@ pub mod statistics;
 pub mod store;
 mod streams;
 mod tail;
+pub mod verify;
 
 #[cfg(feature = "seeded-bugs")]
 pub use apply::Shadow;

@@ -43,7 +43,7 @@ pub(crate) fn open(data: &Path, options: Options) -> Result<Store, OpenError> {
 }
 
 /// The number of the state that a new store begins with.
-const FIRST: u64 = 1;
+pub(crate) const FIRST: u64 = 1;
 
 fn open_current(directory: &Directory, number: u64, options: &Options, cache: &Cache) -> Result<State, OpenError> {
     let path = directory.state(number);

@@ -178,6 +178,11 @@ impl Record {
         self.labels().0
     }
 
+    /// Whether its data is said to be JSON.
+    pub fn is_json(&self) -> bool {
+        self.content() == Content::Json
+    }
+
     /// What its metadata bytes are.
     pub fn properties(&self) -> Properties {
         self.labels().1

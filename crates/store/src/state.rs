@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 /// What the layout of keys and values described in this crate is called. Part
 /// of it: [`annals_core::limits::REMEMBERED_IDS`].
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// Bytes read ahead when much is read in order.
 pub(crate) const READAHEAD: usize = 1024 * 1024;
@@ -194,7 +194,7 @@ fn put_standing(database: &Database, batch: &mut WriteBatch, mark: &Mark, totals
     batch.put_cf(database.columns().meta, Key::Standing.encode(), value);
 }
 
-fn read_standing(database: &Database) -> Result<Standing, Error> {
+pub(crate) fn read_standing(database: &Database) -> Result<Standing, Error> {
     let bytes = database.get(Column::Meta, &Key::Standing.encode())?;
     decode_standing(bytes.as_deref())
 }
@@ -206,7 +206,7 @@ pub(crate) fn decode_standing(bytes: Option<&[u8]>) -> Result<Standing, Error> {
     }
 }
 
-fn read_format(database: &Database) -> Result<Option<u32>, Error> {
+pub(crate) fn read_format(database: &Database) -> Result<Option<u32>, Error> {
     let Some(bytes) = database.get(Column::Meta, &Key::Format.encode())? else { return Ok(None) };
     let bytes: [u8; 4] = (*bytes).try_into().map_err(|_| Error::Corrupt {
         key: Key::Format,

@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod metrics;
 pub(crate) mod stream;
+pub(crate) mod verify;
 pub(crate) mod version;
 
 use annals_client::{Client, Cursor, Item, Reading, Settings, Source};

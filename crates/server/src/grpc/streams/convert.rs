@@ -163,11 +163,16 @@ pub(super) fn recorded(record: &Record, ids: Ids, stream: Bytes) -> RecordedEven
         prepare_position: position,
         commit_position: position,
         metadata: system_metadata(record.event_type(), record.created(), record.content()),
-        custom_metadata: match record.properties() {
-            Properties::Opaque => record.metadata(),
-            Properties::Struct => properties_as_json(&record.metadata(), record.event_type(), record.content()),
-        },
+        custom_metadata: custom_metadata(record),
         data: record.data(),
+    }
+}
+
+/// The event's metadata as a client reads it, whichever way they were written.
+pub(crate) fn custom_metadata(record: &Record) -> Bytes {
+    match record.properties() {
+        Properties::Opaque => record.metadata(),
+        Properties::Struct => properties_as_json(&record.metadata(), record.event_type(), record.content()),
     }
 }
 

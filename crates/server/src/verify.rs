@@ -1,0 +1,13 @@
+//! Looking at a stopped node's data directory. The command line reaches the
+//! replication's and the store's parts through here; the server adds how an
+//! event looks to a client.
+
+pub use annals_raft::verify::{Audience, Owner, Problems, Verification, VerifyError, verify};
+pub use annals_store::Record;
+use bytes::Bytes;
+
+/// The metadata of an event as clients read them: those of an `AppendSession`
+/// are kept as protobuf and read as JSON.
+pub fn metadata_as_read(record: &Record) -> Bytes {
+    crate::grpc::streams::convert::custom_metadata(record)
+}
