@@ -35,12 +35,9 @@ pub struct Settings {
     pub unavailability_p99_max: Option<Nanos>,
     /// Nodes whose complete local final state must have been recorded.
     pub final_nodes: Vec<NodeNumber>,
-    /// What reads of a stream claim. Annals looks at the stream after it has
-    /// noted the position, so the position is a lower bound.
+    /// What reads of a stream claim.
     pub stream_claim: Claim,
-    /// What refusals claim. Annals notes the position of the node that
-    /// answers, at the time of the answer, which is not where the refusal was
-    /// decided.
+    /// What refusals by the rules of the log claim: where they were decided.
     pub refusal_claim: Claim,
     /// Whether local reads of one process on one node must never go back
     /// while nothing was done to that node.
@@ -55,8 +52,8 @@ impl Default for Settings {
             instant_grace: 3_000_000_000,
             unavailability_p99_max: None,
             final_nodes: Vec::new(),
-            stream_claim: Claim::AtLeast,
-            refusal_claim: Claim::Ignored,
+            stream_claim: Claim::Exact,
+            refusal_claim: Claim::Exact,
             local_reads_never_go_back: true,
         }
     }

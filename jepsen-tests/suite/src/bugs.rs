@@ -88,7 +88,7 @@ pub(crate) async fn run(binary: &Path, out: &Path, names: &[String], seed: u64) 
                 out: out.join(bug.name),
                 seeded_bug: Some(bug.name.to_owned()),
             };
-            match scenario::run(job, Amount { faults: bug.faults, minimum: 0 }).await {
+            match scenario::run(job, Amount { faults: bug.faults, minimum: 0, hurry: 1.0 }).await {
                 Ok(report) => {
                     crate::verdict::print(&report);
                     caught = evidence(bug, &report).map(|by| (seed, by));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use annals_checker::Settings;
 use annals_checker::history::NodeNumber;
 use annals_disks::corruption::{Corruption, Damage, Part, corrupt};
-use annals_testbed::ProcessState;
+use annals_testbed::nemesis;
 use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -30,6 +30,7 @@ const SERVES: Duration = Duration::from_secs(2);
 /// Damages one node after the other.
 pub(crate) async fn run(job: Job, rounds: usize, settings: Settings) -> Result<Report> {
     let mut harness = Harness::start(job, Shape::small()).await?;
+    harness.follow_members();
     let load = harness.load(harness.plan());
     let mut rng = StdRng::seed_from_u64(harness.job.seed);
     // Tables and a purged log need some history.
@@ -52,20 +53,19 @@ pub(crate) async fn run(job: Job, rounds: usize, settings: Settings) -> Result<R
         } else {
             harness.testbed.kill(node).await?;
         }
-        let data = harness.testbed.spec(node).data;
         let seed = harness.job.seed.wrapping_mul(1_009).wrapping_add(attempt);
-        let (spared, corruption) = blocking(move || {
-            let spared = Spared::of(&data)?;
-            Ok((spared, corrupt(&data, part, damage, seed)?))
-        })
-        .await?;
-        if let Some(corruption) = corruption {
-            let made = suffer(&mut harness, node, &corruption, spared).await?;
-            harness.noted("F9", &name(&corruption), &[node], start, format!("{made}; {corruption}"));
-            done += 1;
-        }
-        harness.testbed.start_node(node).await?;
-        if let Err(error) = harness.testbed.wait_ready(node, READY).await {
+        let damaged = Damaged::new(&harness, node, part, damage, seed).await?;
+        let Some(damaged) = damaged else {
+            harness.testbed.start_node(node).await?;
+            harness.testbed.wait_ready(node, READY).await?;
+            continue;
+        };
+        let name = damaged.name();
+        let detail = damaged.corruption.to_string();
+        let made = suffer(&mut harness, node).await?;
+        harness.noted("F9", &name, &[node], start, format!("{made}; {detail}"));
+        done += 1;
+        if let Err(error) = damaged.mend(&harness).await {
             harness.complain(format!("node {node} does not come back after its disk was mended: {error:#}"));
             break;
         }
@@ -75,83 +75,116 @@ pub(crate) async fn run(job: Job, rounds: usize, settings: Settings) -> Result<R
     harness.finish(Some(load), settings).await
 }
 
-fn name(corruption: &Corruption) -> String {
-    let part = serde_json::to_value(corruption.part).ok();
-    let damage = serde_json::to_value(corruption.damage).ok();
-    let text = |value: Option<serde_json::Value>| {
-        value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default().replace('_', "-")
-    };
-    format!("{}-{}", text(damage), text(part))
-}
-
-/// The files of a node as they were before. A node that refuses to start may
-/// have changed others than the damaged one by then.
-struct Spared {
-    data: PathBuf,
-    copy: PathBuf,
-}
-
-impl Spared {
-    fn of(data: &Path) -> Result<Spared> {
-        let copy = data.with_extension("spared");
-        let _ = std::fs::remove_dir_all(&copy);
-        let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(data).arg(&copy).status()?;
-        ensure!(status.success(), "{} cannot be copied", data.display());
-        Ok(Spared { data: data.to_owned(), copy })
-    }
-
-    /// Puts them back. Only for a node that has promised nothing since.
-    fn restore(self) -> Result<()> {
-        std::fs::remove_dir_all(&self.data)?;
-        Ok(std::fs::rename(&self.copy, &self.data)?)
-    }
-}
-
-/// Starts a node on its damaged disk, lets it lead if it dares, stops it and
-/// mends what can be mended. Answers what the node made of it.
-async fn suffer(
-    harness: &mut Harness,
+/// A node that is stopped, and whose disk was damaged since.
+struct Damaged {
     node: NodeNumber,
-    corruption: &Corruption,
-    spared: Spared,
-) -> Result<&'static str> {
+    data: PathBuf,
+    corruption: Corruption,
+    /// The files as they were before: a node that refuses to start may have
+    /// changed others than the damaged one by then.
+    spared: PathBuf,
+    /// Who the node is, with all its starts.
+    identity: Option<Vec<u8>>,
+}
+
+impl Damaged {
+    /// None when there is nothing to damage.
+    async fn new(
+        harness: &Harness,
+        node: NodeNumber,
+        part: Part,
+        damage: Damage,
+        seed: u64,
+    ) -> Result<Option<Damaged>> {
+        let data = harness.testbed.spec(node).data;
+        blocking(move || {
+            let spared = data.with_extension("spared");
+            let _ = std::fs::remove_dir_all(&spared);
+            let status = Command::new("cp").args(["-a", "--sparse=always"]).arg(&data).arg(&spared).status()?;
+            ensure!(status.success(), "{} cannot be copied", data.display());
+            let Some(corruption) = corrupt(&data, part, damage, seed)? else { return Ok(None) };
+            Ok(Some(Damaged { node, corruption, spared, identity: identity(&data), data }))
+        })
+        .await
+    }
+
+    fn name(&self) -> String {
+        let part = serde_json::to_value(self.corruption.part).ok();
+        let damage = serde_json::to_value(self.corruption.damage).ok();
+        let text = |value: Option<serde_json::Value>| {
+            value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default().replace('_', "-")
+        };
+        format!("{}-{}", text(damage), text(part))
+    }
+
+    /// Brings the cluster back to its strength, as an operator would: the other
+    /// nodes run.
+    async fn mend(self, harness: &Harness) -> Result<()> {
+        let Damaged { node, data, corruption, spared, identity: before } = self;
+        let ended = !harness.runs(node);
+        if !ended {
+            harness.testbed.kill(node).await?;
+        }
+        // Each start is in the identity before anything is promised to anyone.
+        // A node that has promised nothing may have its old disk back; any other
+        // is an outdated copy with it, and would rightly be refused.
+        let silent = identity(&data) == before;
+        let table = matches!(corruption.part, Part::StateTable | Part::LogTable);
+        let mended = blocking(move || {
+            if ended && silent {
+                std::fs::remove_dir_all(&data)?;
+                std::fs::rename(&spared, &data)?;
+                return Ok(true);
+            }
+            std::fs::remove_dir_all(&spared)?;
+            // Tables never change; of all else the node has made something newer.
+            if table {
+                corruption.undo()?;
+            }
+            Ok(table)
+        })
+        .await?;
+        harness.testbed.start_node(node).await?;
+        if !mended {
+            harness.testbed.expect_exit(node);
+        }
+        match harness.testbed.wait_ready(node, if mended { READY } else { DECIDES }).await {
+            Ok(_) => Ok(()),
+            Err(error) if mended => Err(error),
+            Err(_) => {
+                let done = nemesis::replace_lost(&harness.testbed, node).await?;
+                println!("  node {node} is of no use any more: {done}");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn identity(data: &Path) -> Option<Vec<u8>> {
+    std::fs::read(data.join("identity")).ok()
+}
+
+/// Starts a node on its damaged disk, lets it lead if it dares, and answers
+/// what it made of it.
+async fn suffer(harness: &mut Harness, node: NodeNumber) -> Result<&'static str> {
     harness.testbed.start_node(node).await?;
     harness.testbed.expect_exit(node);
-    let ready = harness.testbed.wait_ready(node, DECIDES).await.is_ok();
-    let mut made = match harness.testbed.state(node) {
-        ProcessState::Exited { .. } => "refused to start",
-        _ if ready => "served",
-        _ => "was not ready",
-    };
-    if ready {
-        // It may refuse that as well.
-        if let Ok(status) = harness.testbed.status(node).await {
-            let _ = harness.testbed.transfer_leader(status.node).await;
-        }
-        tokio::time::sleep(SERVES).await;
-        if !harness.runs(node) {
-            made = "served, then ended";
-        }
+    if harness.testbed.wait_ready(node, DECIDES).await.is_err() {
+        return Ok(if harness.runs(node) { "was not ready" } else { "refused to start" });
     }
-    if harness.runs(node) {
-        harness.testbed.kill(node).await?;
+    // It may refuse that as well.
+    if let Ok(status) = harness.testbed.status(node).await {
+        let _ = harness.testbed.transfer_leader(status.node).await;
     }
-    // What a node that started has made of its log and manifests since then is
-    // newer than the copy. Tables never change.
-    let table = matches!(corruption.part, Part::StateTable | Part::LogTable);
-    if made == "refused to start" {
-        blocking(move || spared.restore()).await?;
-    } else if table && corruption.file.exists() {
-        let corruption = corruption.clone();
-        blocking(move || corruption.undo()).await?;
-    }
-    Ok(made)
+    tokio::time::sleep(SERVES).await;
+    Ok(if harness.runs(node) { "served" } else { "served, then ended" })
 }
 
 /// One node misses the newest events; the log of another is damaged; together
 /// they are a majority that must not be one.
 pub(crate) async fn rotten_majority(job: Job, rounds: usize, settings: Settings) -> Result<Report> {
     let mut harness = Harness::start(job, Shape::default()).await?;
+    harness.follow_members();
     let load = harness.load(harness.plan());
     for round in 0..rounds as u64 {
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -162,34 +195,32 @@ pub(crate) async fn rotten_majority(job: Job, rounds: usize, settings: Settings)
         tokio::time::sleep(Duration::from_secs(2)).await;
         harness.testbed.kill(leader).await?;
         harness.testbed.kill(rotten).await?;
-        let data = harness.testbed.spec(rotten).data;
         let seed = harness.job.seed.wrapping_mul(1_013).wrapping_add(round);
-        let (spared, corruption) = blocking(move || {
-            let spared = Spared::of(&data)?;
-            Ok((spared, corrupt(&data, Part::LogWal, Damage::FlipBit, seed)?))
-        })
-        .await?;
+        let damaged = Damaged::new(&harness, rotten, Part::LogWal, Damage::FlipBit, seed).await?;
         harness.testbed.start_node(behind).await?;
         harness.testbed.start_node(rotten).await?;
-        harness.testbed.expect_exit(rotten);
+        for node in [rotten, behind] {
+            harness.testbed.expect_exit(node);
+        }
         let ready = harness.testbed.wait_ready(rotten, DECIDES).await.is_ok();
         tokio::time::sleep(SERVES).await;
-        let ended = matches!(harness.testbed.state(rotten), ProcessState::Exited { .. });
-        if harness.runs(rotten) {
-            harness.testbed.kill(rotten).await?;
-        }
-        let detail = corruption.as_ref().map(ToString::to_string).unwrap_or_default();
-        if ended {
-            blocking(move || spared.restore()).await?;
-        }
-        let made = match (ended, ready) {
-            (true, _) => "refused to start",
-            (false, true) => "served",
-            (false, false) => "was not ready",
+        let made = match (harness.runs(rotten), ready) {
+            (false, _) => "refused to start",
+            (true, true) => "served",
+            (true, false) => "was not ready",
         };
+        let detail = damaged.as_ref().map(|damaged| damaged.corruption.to_string()).unwrap_or_default();
         harness.noted("F9", "flip-bit-log-wal-then-elect", &[rotten, behind], start, format!("{made}; {detail}"));
-        harness.start_all().await?;
-        harness.heal().await;
+        harness.testbed.start_node(leader).await?;
+        if let Some(damaged) = damaged
+            && let Err(error) = damaged.mend(&harness).await
+        {
+            harness.complain(format!("node {rotten} does not come back: {error:#}"));
+            break;
+        }
+        if !harness.heal().await {
+            break;
+        }
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     harness.finish(Some(load), settings).await

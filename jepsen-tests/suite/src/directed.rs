@@ -10,6 +10,23 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::harness::{Harness, Job, Report, Shape};
+use crate::scenario::Amount;
+
+/// Whoever leads is killed, again and again.
+pub(crate) async fn kill_leader(job: Job, amount: Amount, settings: Settings) -> Result<Report> {
+    let mut harness = Harness::start(job, Shape::default()).await?;
+    let load = harness.load(harness.plan());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut rng = StdRng::seed_from_u64(harness.job.seed);
+    for _ in 0..amount.faults {
+        let down = Duration::from_secs_f64(rng.random_range(0.0..6.0));
+        let kill = Move::Kill { target: Target::Leader, down }.hurried(amount.hurry);
+        harness.note(nemesis::perform(&harness.testbed, &kill, &harness.recorder.clock()).await);
+        tokio::time::sleep(Duration::from_secs_f64(rng.random_range(0.7..2.5) / amount.hurry)).await;
+    }
+    harness.heal().await;
+    harness.finish(Some(load), settings).await
+}
 
 /// The leader is cut off again and again, and clients still reach it: nothing
 /// that it says alone may count.
@@ -56,15 +73,27 @@ pub(crate) async fn empty_majority(job: Job, rounds: usize, settings: Settings) 
         // The empty one may refuse, wait or end; what matters is what is
         // acknowledged meanwhile.
         tokio::time::sleep(Duration::from_secs(6)).await;
-        let what = if harness.runs(wiped) { "the empty node waited" } else { "the empty node ended" };
-        if harness.runs(wiped) {
-            harness.testbed.kill(wiped).await?;
+        let what = match harness.testbed.status(wiped).await {
+            Ok(status) if status.node == 0 => "the empty node waited",
+            Ok(_) => "the empty node was taken for the old one",
+            Err(_) => "the empty node ended",
+        };
+        // Its old disk would only hide what has become of the events.
+        if !what.ends_with("old one") {
+            if harness.runs(wiped) {
+                harness.testbed.kill(wiped).await?;
+            }
+            std::fs::remove_dir_all(&data)?;
+            std::fs::rename(&aside, &data)?;
         }
-        std::fs::remove_dir_all(&data)?;
-        std::fs::rename(&aside, &data)?;
         harness.noted("F14", "empty-majority", &[wiped, behind], start, what);
-        harness.start_all().await?;
-        harness.heal().await;
+        if let Err(error) = harness.start_all().await {
+            harness.complain(format!("not all nodes came back: {error:#}"));
+            break;
+        }
+        if !harness.heal().await {
+            break;
+        }
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     harness.finish(Some(load), settings).await

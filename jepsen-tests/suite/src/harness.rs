@@ -243,6 +243,16 @@ impl Harness {
 
     /// Reads everything at the end, stops the nodes, reads their files, judges.
     pub(crate) async fn finish(mut self, load: Option<Running>, mut settings: Settings) -> Result<Report> {
+        // A node that is not there is a violation, and none that hides others.
+        let mut there = self.testbed.nodes();
+        there.retain(|node| {
+            let runs = self.runs(*node);
+            if !runs {
+                self.complain(format!("node {node} does not run at the end"));
+                self.endpoints.remove(*node);
+            }
+            runs
+        });
         if let Some(running) = load {
             let subscriptions = running.stop().await;
             let options = FinalOptions::default();
@@ -259,8 +269,7 @@ impl Harness {
             self.complain(format!("node {} ended by itself: {:?}", exit.node, exit.state));
         }
         self.testbed.stop_all().await;
-        let offline = offline::is_offered(&self.job.binary);
-        for node in self.testbed.nodes().into_iter().filter(|_| offline) {
+        for node in self.testbed.nodes() {
             let data = self.testbed.spec(node).data;
             match offline::read(&self.job.binary, &data, node, &self.recorder) {
                 Ok(()) => {}
@@ -268,7 +277,7 @@ impl Harness {
             }
         }
         if settings.final_nodes.is_empty() {
-            settings.final_nodes = self.testbed.nodes();
+            settings.final_nodes = there;
         }
         let Harness { job, directory, recorder, complaints, testbed, mut tasks, .. } = self;
         tasks.shutdown().await;
@@ -349,9 +358,6 @@ fn versions(binary: &Path) -> std::collections::BTreeMap<String, String> {
     let mut versions = std::collections::BTreeMap::new();
     versions.insert("suite".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     versions.insert("annals".to_owned(), said(binary, "--version").unwrap_or_default());
-    if !offline::is_offered(binary) {
-        versions.insert("files".to_owned(), "not looked at: this program has no `verify`".to_owned());
-    }
     versions.insert("kernel".to_owned(), said(Path::new("uname"), "-r").unwrap_or_default());
     versions
 }

@@ -89,6 +89,9 @@ enum Command {
         /// Appends that must be acknowledged during the faults of each class.
         #[arg(long, default_value_t = 50)]
         minimum: u64,
+        /// By how much the drawn faults are shorter than usual.
+        #[arg(long, default_value_t = 1.0)]
+        hurry: f64,
         /// What the server is told to get wrong: S1 … S22. Needs a program
         /// built with the feature seeded-bugs.
         #[arg(long)]
@@ -142,7 +145,7 @@ fn main() -> Result<ExitCode> {
     let passed = tokio::task::LocalSet::new().block_on(&runtime, async {
         match cli.command {
             Command::List => Ok(true),
-            Command::Run { scenario, common, seed, nodes, seconds, faults, minimum, seeded_bug } => {
+            Command::Run { scenario, common, seed, nodes, seconds, faults, minimum, hurry, seeded_bug } => {
                 let job = Job {
                     scenario,
                     seed,
@@ -152,7 +155,7 @@ fn main() -> Result<ExitCode> {
                     out: common.out,
                     seeded_bug,
                 };
-                let report = scenario::run(job, Amount { faults, minimum }).await?;
+                let report = scenario::run(job, Amount { faults, minimum, hurry }).await?;
                 verdict::print(&report);
                 Ok(report.is_valid())
             }

@@ -9,7 +9,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use crate::harness::{Harness, Job, Report, Shape};
-use crate::scenario::pause_between;
+use crate::scenario::{Amount, pause_between};
 
 /// Before the first fault and after the last.
 const CALM: Duration = Duration::from_secs(4);
@@ -19,7 +19,7 @@ pub(crate) async fn in_turn(
     job: Job,
     classes: &[&str],
     shape: Shape,
-    faults: usize,
+    amount: Amount,
     settings: Settings,
 ) -> Result<Report> {
     let mut harness = Harness::start(job, shape).await?;
@@ -30,16 +30,16 @@ pub(crate) async fn in_turn(
     let mut rng = StdRng::seed_from_u64(harness.job.seed);
     // More than can be done in that time; the rest is left.
     let moves = nemesis::plan(harness.job.seed, classes, harness.job.nodes, Duration::from_secs(4 * 3_600), 0.0);
-    for (_, each) in moves.into_iter().take(faults) {
+    for (_, each) in moves.into_iter().take(amount.faults) {
         if tokio::time::Instant::now() >= end {
             break;
         }
-        let fault = nemesis::perform(&harness.testbed, &each, &harness.recorder.clock()).await;
+        let fault = nemesis::perform(&harness.testbed, &each.hurried(amount.hurry), &harness.recorder.clock()).await;
         if fault.class == "F14" && fault.detail.starts_with("admitted") {
             harness.complain(format!("a node was admitted with a disk that is not its own as it was: {}", fault.name));
         }
         harness.note(fault);
-        tokio::time::sleep(pause_between(&mut rng)).await;
+        tokio::time::sleep(pause_between(&mut rng).div_f64(amount.hurry)).await;
     }
     harness.heal().await;
     tokio::time::sleep(CALM).await;

@@ -26,11 +26,6 @@ struct Line {
     metadata: String,
 }
 
-/// Whether the program can verify and dump files.
-pub(crate) fn is_offered(binary: &Path) -> bool {
-    Command::new(binary).args(["verify", "--help"]).output().is_ok_and(|output| output.status.success())
-}
-
 /// Verifies the files and records every event in them.
 ///
 /// # Errors

@@ -19,6 +19,9 @@ pub(crate) struct Amount {
     pub(crate) faults: usize,
     /// Appends that must be acknowledged while faults of each class last.
     pub(crate) minimum: u64,
+    /// By how much the drawn faults are shorter, where that is a matter of
+    /// choice. 1: as drawn, for minutes of partitions; 4: for many of them.
+    pub(crate) hurry: f64,
 }
 
 /// A scenario.
@@ -37,6 +40,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "no faults: nothing may be refused for lack of a leader, nothing unknown",
     },
     Scenario { name: "kill", classes: &["F1"], about: "SIGKILL to the leader, a follower, a minority, all at once" },
+    Scenario { name: "kill-leader", classes: &["F1"], about: "SIGKILL to whoever leads, again and again" },
     Scenario {
         name: "pause",
         classes: &["F2"],
@@ -129,13 +133,13 @@ pub(crate) async fn run(job: Job, amount: Amount) -> Result<Report> {
             harness.finish(Some(load), settings).await
         }
         "kill" | "pause" | "partition" | "network" | "processes" | "rolling" => {
-            mix::in_turn(job, scenario.classes, Shape::default(), faults, settings).await
+            mix::in_turn(job, scenario.classes, Shape::default(), amount, settings).await
         }
         "membership" | "catch-up" | "identity" => {
-            mix::in_turn(job, scenario.classes, Shape::small(), faults, settings).await
+            mix::in_turn(job, scenario.classes, Shape::small(), amount, settings).await
         }
         "clock" => {
-            mix::in_turn(job, scenario.classes, Shape { fake_clock: true, ..Shape::default() }, faults, settings).await
+            mix::in_turn(job, scenario.classes, Shape { fake_clock: true, ..Shape::default() }, amount, settings).await
         }
         "mix" => mix::at_once(job, settings).await,
         "power-loss" => power_loss::run(job, faults, settings).await,
@@ -148,6 +152,7 @@ pub(crate) async fn run(job: Job, amount: Amount) -> Result<Report> {
         "slow-disk" => disks::slow(job, faults, settings).await,
         "corruption" => corruption::run(job, faults, settings).await,
         "rotten-majority" => corruption::rotten_majority(job, faults, settings).await,
+        "kill-leader" => directed::kill_leader(job, amount, settings).await,
         "lone-leader" => directed::lone_leader(job, faults, settings).await,
         "empty-majority" => directed::empty_majority(job, faults, settings).await,
         "restarts" => directed::restarts(job, faults, settings).await,

@@ -64,7 +64,7 @@ pub(crate) async fn run(binary: &Path, out: &Path, seed: u64, only: &[String]) -
             "annals-jepsen run {} --seed {} --nodes {} --faults {} --seconds {}",
             job.scenario, job.seed, job.nodes, part.faults, part.seconds
         );
-        match scenario::run(job, Amount { faults: part.faults, minimum: part.minimum }).await {
+        match scenario::run(job, Amount { faults: part.faults, minimum: part.minimum, hurry: 1.0 }).await {
             Ok(report) => {
                 verdict::print(&report);
                 if report.is_valid() {

@@ -28,6 +28,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 pub use self::healing::heal;
+pub use self::membership::replace_lost;
 pub use self::planning::{CLASSES, plan};
 use crate::network::Cut;
 use crate::process::ProcessState;
@@ -253,6 +254,33 @@ impl Outcome {
 }
 
 impl Move {
+    /// The same move in a fraction of the time, where the time is a matter of
+    /// choice. A leader that is cut off or stands must stay so until another
+    /// leads, and an outage until the log was purged: 2 s and more are left of
+    /// the first, all of the second.
+    #[must_use]
+    pub fn hurried(self, by: f64) -> Move {
+        let shorter = |time: Duration, least: Duration| time.div_f64(by.max(1.0)).max(least.min(time));
+        match self {
+            Move::Kill { target, down } => Move::Kill { target, down: shorter(down, Duration::ZERO) },
+            Move::Pause { target, time, until_led } => {
+                Move::Pause { target, time: shorter(time, Duration::ZERO), until_led }
+            }
+            Move::Partition { shape, how, time, clients, flapping } => {
+                let time = shorter(time, Duration::from_secs(2));
+                Move::Partition { shape, how, time, clients, flapping }
+            }
+            Move::Network { weather, region, time } => {
+                Move::Network { weather, region, time: shorter(time, Duration::from_secs(2)) }
+            }
+            Move::Membership(_)
+            | Move::LongOutage { .. }
+            | Move::Clock { .. }
+            | Move::Disk(_)
+            | Move::RollingRestart => self,
+        }
+    }
+
     /// The class in the fault matrix.
     pub fn class(&self) -> &'static str {
         match self {

@@ -46,6 +46,19 @@ pub(super) async fn change(testbed: &Testbed, changing: Changing) -> Result<Outc
     Ok(Outcome { nodes: steps.nodes, installed, detail: steps.detail.join("; "), start: None })
 }
 
+/// What an operator does about a node whose disk is lost: another one comes,
+/// the lost one is removed from the cluster. Answers what was done.
+///
+/// # Errors
+/// One of the steps did not come about within 90 s.
+pub async fn replace_lost(testbed: &Testbed, node: NodeNumber) -> Result<String> {
+    let mut steps = Steps { testbed, start: Instant::now(), detail: Vec::new(), nodes: Vec::new() };
+    steps.add().await?;
+    steps.remove(node).await?;
+    testbed.discard(node).await?;
+    Ok(steps.detail.join("; "))
+}
+
 struct Steps<'a> {
     testbed: &'a Testbed,
     start: Instant,
