@@ -7,12 +7,13 @@
 //! - Sends of an append that begin with the same id are one *logical append*: a
 //!   client that does not know what became of an append sends it again.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::history::{
-    Append, CaughtUp, Closed, Delete, Delivered, Dropped, EventId, Fault, Hash, Nanos, NodeNumber, Opened, Outcome,
-    Proposed, Read, Record, Seen, Source, Subscription, Write,
+    Append, CaughtUp, Closed, Delete, Delivered, Digest, Dropped, EventId, Fault, Hash, Nanos, NodeNumber, Opened,
+    Outcome, Proposed, Read, Record, Seen, Source, Subscription, Write,
 };
 use crate::verdict::{Findings, Property};
 
@@ -65,6 +66,9 @@ pub(crate) struct Index<'h> {
     pub(crate) witness: Option<usize>,
     /// The log as the witness holds it.
     pub(crate) log: Log<'h>,
+    /// For each stream and digest that was proposed, the append. Made when the
+    /// first event turns up that nobody sent: never, if all is well.
+    by_content: OnceCell<HashMap<(&'h str, Digest), u32>>,
 }
 
 /// All sends of one logical append.
@@ -199,6 +203,7 @@ impl<'h> Index<'h> {
             hashes: Vec::new(),
             witness: None,
             log: Log::default(),
+            by_content: OnceCell::new(),
         };
         for record in records {
             index.sort(record);
@@ -209,6 +214,20 @@ impl<'h> Index<'h> {
         index.group();
         index.choose_witness(findings);
         index
+    }
+
+    /// An append that proposed an event with this content for this stream.
+    pub(crate) fn proposer_of(&self, event: &Seen) -> Option<&'h Append> {
+        let by_content = self.by_content.get_or_init(|| {
+            let mut by_content = HashMap::new();
+            for (number, append) in (0u32..).zip(&self.appends) {
+                for (write, proposed) in flattened(append) {
+                    by_content.entry((&*write.stream, proposed.digest)).or_insert(number);
+                }
+            }
+            by_content
+        });
+        by_content.get(&(&*event.stream, event.digest)).map(|number| self.appends[*number as usize])
     }
 
     fn sort(&mut self, record: &'h Record) {

@@ -395,7 +395,14 @@ impl<'h> Walk<'_, 'h> {
         let metadata =
             (!hard && event.system).then_some(Retention { max_count: None, truncate_before: Some(LAST_OF_ALL) });
         let Some(stream) = stream.filter(|_| event.system) else {
-            self.findings.violation(Property::P2, None, || format!("{} was never sent", Quote(event)));
+            match self.index.proposer_of(event) {
+                Some(append) => self.findings.violation(Property::P5, None, || {
+                    format!("{} is an event of the {}, under an id that nobody gave it", Quote(event), Quote(append))
+                }),
+                None => {
+                    self.findings.violation(Property::P2, None, || format!("{} was never sent", Quote(event)));
+                }
+            }
             self.write(event, metadata);
             return batch;
         };

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -93,9 +94,7 @@ fn a_power_cut_loses_nothing(filesystem: Filesystem) {
     assert!(report.failures.is_empty(), "{report:#?}");
     assert!(!report.acked_without_power, "{report:#?}");
     assert!(report.ended_after_ms.is_some(), "it goes on without a disk: {report:#?}");
-    // To refuse loudly is allowed, seldom. How seldom takes more images to say.
-    assert_eq!((report.images, report.good + report.refused.len() as u64), (24, 24));
-    assert!(report.good >= 12, "{report:#?}");
+    assert_eq!((report.images, report.good), (24, 24), "{report:#?}");
     assert!(report.lossy_images > 0, "no image lost anything: {report:#?}");
 }
 
@@ -117,6 +116,36 @@ fn a_disk_that_lies_about_syncs_is_caught_by_a_power_cut() {
     let report = power_cut::run(&plan, directory.path()).expect("carried out");
     assert!(io_error::tampered(&trace) > 10, "no sync was tampered with");
     assert!(!report.failures.is_empty(), "{report:#?}");
+}
+
+/// What a power cut on ext4 leaves of a group of entries that was not synced:
+/// the file has its length, the record's first page is there, the rest is
+/// zeros. Exactly that, without a power cut: a node is killed as it syncs a
+/// record of several pages, whose rest is then zeroed. Nothing of it was
+/// acknowledged, so the node must start and serve all else.
+#[test]
+fn a_record_that_a_power_cut_tore_before_its_sync_does_not_keep_a_node_from_starting() {
+    const PAGE: u64 = 4096;
+    let directory = tempfile::tempdir().expect("a directory");
+    let (options, trace) = (options(directory.path()), directory.path().join("trace"));
+    let mut node = ready(&options.clone().wrapped(io_error::kill_at("fdatasync", 60, &trace)));
+    let log = options.data.join("log/000004.log");
+    let used = || {
+        let bytes = fs::read(&log).expect("readable");
+        bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+    };
+    let mut ledger = Ledger::default();
+    let mut synced = used();
+    while append(&node, &mut ledger, 1, 12_000).is_none() {
+        synced = used();
+    }
+    assert!(node.wait_exit(PATIENCE).expect("asked").is_some(), "it was not killed");
+    let (tear, end) = ((synced / PAGE + 1) * PAGE, used());
+    assert!(tear < end, "the last record, from {synced} to {end}, has no second page");
+    let zeros = vec![0; usize::try_from(end - tear).expect("a few pages")];
+    let torn = File::options().write(true).open(&log).and_then(|file| file.write_all_at(&zeros, tear));
+    torn.expect("writable");
+    recovers(&options, &ledger);
 }
 
 #[test]
