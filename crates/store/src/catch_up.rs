@@ -190,7 +190,9 @@ impl CatchUp {
         // From here on nothing is applied to the state that is replaced.
         let mut writer = self.store.writer.lock();
         let current = self.store.state.load_full();
-        if let Some(applied) = current.mark().filter(|applied| applied.index >= index) {
+        // Under S12 this is the state that is served already.
+        let replaced = current.mark().filter(|_| !seeded::is(Bug::S12));
+        if let Some(applied) = replaced.filter(|applied| applied.index >= index) {
             return Err(CatchUpError::Outdated { mark: index, applied: applied.index });
         }
         self.store.directory.point_to(self.number)?;

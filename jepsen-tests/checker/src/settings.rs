@@ -40,7 +40,7 @@ pub struct Settings {
     /// What refusals by the rules of the log claim: where they were decided.
     pub refusal_claim: Claim,
     /// Whether local reads of one process on one node must never go back
-    /// while nothing was done to that node.
+    /// while that node's process goes on.
     pub local_reads_never_go_back: bool,
 }
 

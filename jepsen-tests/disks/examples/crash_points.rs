@@ -10,7 +10,8 @@ fn main() -> Result<()> {
     let directory = PathBuf::from(arguments.next().context("which directory?")?);
     let every = arguments.next().map_or(Ok(8), |text| text.parse())?;
     let seed = arguments.next().map_or(Ok(0), |text| text.parse())?;
-    let report = crash_points::run(&node::binary()?, &directory, every, seed)?;
+    let plan = crash_points::Plan { binary: node::binary()?, env: Vec::new(), directory, every, seed };
+    let report = crash_points::run(&plan)?;
     println!("{}", serde_json::to_string_pretty(&report)?);
     ensure!(report.failures.is_empty(), "{} points failed", report.failures.len());
     Ok(())

@@ -81,31 +81,49 @@ pub struct Report {
     pub millis: u64,
 }
 
-struct Sweep<'a> {
-    binary: &'a Path,
-    directory: &'a Path,
-    /// A killed node's data, and what it had acknowledged.
-    base: (Options, Ledger),
+/// What to try.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The `annals` program.
+    pub binary: PathBuf,
+    /// More of its environment: mistakes on purpose. One failure is enough then.
+    pub env: Vec<(String, String)>,
+    /// Where all of it happens.
+    pub directory: PathBuf,
+    /// Every so-many-th point is tried, beginning with one that the seed chooses.
+    pub every: u32,
+    /// See there.
+    pub seed: u64,
 }
 
-/// Tries every `every`-th point, beginning with one that the seed chooses.
+/// Tries the points.
 ///
 /// # Errors
 /// The sweep could not be carried out. What the node did wrong is in the
 /// report.
-pub fn run(binary: &Path, directory: &Path, every: u32, seed: u64) -> Result<Report> {
+pub fn run(plan: &Plan) -> Result<Report> {
     tools::require(&io_error::TOOLS)?;
-    fs::create_dir_all(directory)?;
+    fs::create_dir_all(&plan.directory)?;
     let since = Instant::now();
     let mut report = Report::default();
-    let sweep = Sweep { binary, directory, base: base(binary, directory)? };
-    for phase in [Phase::Empty, Phase::Recovery] {
-        let counts = sweep.measure(phase)?;
-        for (call, count) in counts {
+    let is_enough = |report: &Report| !plan.env.is_empty() && !report.failures.is_empty();
+    let every = u64::from(plan.every.max(1));
+    'phases: for phase in [Phase::Empty, Phase::Recovery] {
+        if is_enough(&report) {
+            break;
+        }
+        let base = match phase {
+            Phase::Empty => None,
+            Phase::Recovery => Some(plan.base()?),
+        };
+        let sweep = Sweep { plan, phase, base };
+        for (call, count) in sweep.measure()? {
             report.calls.insert(format!("{phase:?} {call}"), count);
-            let first = seed % u64::from(every.max(1)) + 1;
-            for number in (first..=count).step_by(every.max(1) as usize) {
-                sweep.point(phase, &call, number, &mut report)?;
+            for number in (plan.seed % every + 1..=count).step_by(plan.every.max(1) as usize) {
+                sweep.point(&call, number, &mut report)?;
+                if is_enough(&report) {
+                    break 'phases;
+                }
             }
         }
     }
@@ -113,19 +131,33 @@ pub fn run(binary: &Path, directory: &Path, every: u32, seed: u64) -> Result<Rep
     Ok(report)
 }
 
-/// A node that was killed with entries that are in its log only.
-fn base(binary: &Path, directory: &Path) -> Result<(Options, Ledger)> {
-    let home = directory.join("base");
-    if home.exists() {
-        fs::remove_dir_all(&home)?;
+impl Plan {
+    fn options(&self, home: &Path) -> Result<Options> {
+        Ok(Options { env: self.env.clone(), ..small(Options::new(&self.binary, home)?) })
     }
-    fs::create_dir(&home)?;
-    let options = small(Options::new(binary, &home)?);
-    let mut ledger = Ledger::default();
-    let mut node = started(&options)?;
-    append(&node, &mut ledger, APPENDS)?;
-    node.kill();
-    Ok((options, ledger))
+
+    /// A node that was killed with entries that are in its log only.
+    fn base(&self) -> Result<(Options, Ledger)> {
+        let home = self.directory.join("base");
+        if home.exists() {
+            fs::remove_dir_all(&home)?;
+        }
+        fs::create_dir(&home)?;
+        let options = self.options(&home)?;
+        let mut ledger = Ledger::default();
+        let mut node = started(&options)?;
+        append(&node, &mut ledger, APPENDS)?;
+        node.kill();
+        Ok((options, ledger))
+    }
+}
+
+struct Sweep<'a> {
+    plan: &'a Plan,
+    phase: Phase,
+    /// A killed node's data, and what it had acknowledged: where the script
+    /// starts, if not from an empty directory.
+    base: Option<(Options, Ledger)>,
 }
 
 fn small(options: Options) -> Options {
@@ -151,16 +183,15 @@ fn append(node: &Node, ledger: &mut Ledger, count: usize) -> Result<()> {
 
 impl Sweep<'_> {
     /// Where a script runs, and what is acknowledged before.
-    fn prepare(&self, phase: Phase) -> Result<(Options, Ledger)> {
-        let home = self.directory.join("point");
+    fn prepare(&self) -> Result<(Options, Ledger)> {
+        let home = self.plan.directory.join("point");
         if home.exists() {
             fs::remove_dir_all(&home)?;
         }
         fs::create_dir(&home)?;
-        match phase {
-            Phase::Empty => Ok((small(Options::new(self.binary, &home)?), Ledger::default())),
-            Phase::Recovery => {
-                let (options, ledger) = &self.base;
+        match &self.base {
+            None => Ok((self.plan.options(&home)?, Ledger::default())),
+            Some((options, ledger)) => {
                 let data = home.join("data");
                 tools::run("cp", &["-r".as_ref(), options.data.as_os_str(), data.as_os_str()])?;
                 Ok((Options { data, log: home.join("node.log"), ..options.clone() }, ledger.clone()))
@@ -187,9 +218,9 @@ impl Sweep<'_> {
     }
 
     /// Runs the script to its end and counts.
-    fn measure(&self, phase: Phase) -> Result<Vec<(String, u64)>> {
-        let (mut options, mut ledger) = self.prepare(phase)?;
-        let trace = self.directory.join("trace");
+    fn measure(&self) -> Result<Vec<(String, u64)>> {
+        let (mut options, mut ledger) = self.prepare()?;
+        let trace = self.plan.directory.join("trace");
         let calls = CALLS.join(",");
         options.wrapper = ["strace", "-f", "-qq", "-o", &trace.display().to_string(), "-e", &format!("trace={calls}")]
             .map(str::to_owned)
@@ -214,19 +245,19 @@ impl Sweep<'_> {
         Ok(CALLS.iter().map(|call| ((*call).to_owned(), most(call))).collect())
     }
 
-    fn point(&self, phase: Phase, call: &str, number: u64, report: &mut Report) -> Result<()> {
-        let (options, mut ledger) = self.prepare(phase)?;
-        let trace = self.directory.join("trace");
+    fn point(&self, call: &str, number: u64, report: &mut Report) -> Result<()> {
+        let (options, mut ledger) = self.prepare()?;
+        let trace = self.plan.directory.join("trace");
         let wrapped = options.clone().wrapped(io_error::kill_at(call, number, &trace));
         let ended = self.script(&wrapped, &mut ledger)?;
         report.points += 1;
         report.killed += u64::from(!ended);
         report.acked += ledger.acks() as u64;
-        let what = format!("{phase:?}, killed at {call} {number}, {} acknowledged", ledger.acks());
+        let what = format!("{:?}, killed at {call} {number}, {} acknowledged", self.phase, ledger.acks());
         if let Err(error) = recover(&options, &ledger, report) {
             report.failures.push(format!("{what}: {error:#}"));
-            let kept = self.directory.join(format!("failure-{}", report.failures.len()));
-            fs::rename(self.directory.join("point"), kept).context("the evidence cannot be kept")?;
+            let kept = self.plan.directory.join(format!("failure-{}", report.failures.len()));
+            fs::rename(self.plan.directory.join("point"), kept).context("the evidence cannot be kept")?;
         }
         Ok(())
     }
@@ -251,7 +282,7 @@ fn recover(options: &Options, ledger: &Ledger, report: &mut Report) -> Result<()
     let Started::Ready(_) = node.wait_ready(READY_WITHIN)? else { bail!("it does not recover twice") };
     let (_, after) = node.hash(Some(last.position), PATIENCE)?;
     if before != after {
-        bail!("the hash up to {} was {before} and is {after} after one more kill", last.position);
+        bail!("P13, the hash up to {} was {before} and is {after} after one more kill", last.position);
     }
     Ok(())
 }

@@ -66,8 +66,8 @@ impl Ledger {
         self.sent.iter()
     }
 
-    /// What is wrong with these events, read from the beginning to the end;
-    /// empty when nothing is.
+    /// What is wrong with these events, read from the beginning to the end, and
+    /// which property it breaks; empty when nothing is.
     pub fn verify(&self, events: &[Event]) -> Vec<String> {
         self.verify_first(self.acks(), events)
     }
@@ -81,19 +81,19 @@ impl Ledger {
         let mut revisions: HashMap<&str, u64> = HashMap::new();
         for (event, position) in events.iter().zip(1..) {
             if event.position != position {
-                wrong.push(format!("position {} where {position} is due", event.position));
+                wrong.push(format!("P4, position {} where {position} is due", event.position));
             }
             let revision = revisions.entry(&event.stream).and_modify(|revision| *revision += 1).or_insert(0);
             if event.revision != *revision {
-                wrong.push(format!("{} has revision {} where {revision} is due", event.stream, event.revision));
+                wrong.push(format!("P4, {} has revision {} where {revision} is due", event.stream, event.revision));
             }
             if let Some(before) = seen.insert(event.id, event.position) {
-                wrong.push(format!("event {} at {before} and at {}", event.id, event.position));
+                wrong.push(format!("P5, event {} at {before} and at {}", event.id, event.position));
             }
             match sent.get(&event.id) {
-                None => wrong.push(format!("position {} holds an event that was never sent", event.position)),
+                None => wrong.push(format!("P2, position {} holds an event that was never sent", event.position)),
                 Some(sent) if sent.stream != event.stream || sent.data != event.data => {
-                    wrong.push(format!("position {} does not hold what was sent", event.position));
+                    wrong.push(format!("P2, position {} does not hold what was sent", event.position));
                 }
                 Some(_) => {}
             }
@@ -102,7 +102,7 @@ impl Ledger {
         let lost: Vec<_> = acked.filter(|(id, position)| seen.get(id) != Some(position)).collect();
         if let Some((_, first)) = lost.first() {
             let count = lost.len();
-            wrong.push(format!("{count} of {acks} acknowledged events lost or moved, the first at {first}"));
+            wrong.push(format!("P3, {count} of {acks} acknowledged events lost or moved, the first at {first}"));
         }
         wrong
     }

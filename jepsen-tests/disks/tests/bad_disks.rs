@@ -345,7 +345,14 @@ fn a_file_that_rots_is_noticed_or_harmless() {
 #[test]
 fn a_node_recovers_from_a_kill_at_some_of_its_system_calls() {
     let directory = tempfile::tempdir().expect("a directory");
-    let report = crash_points::run(&binary().expect("a binary"), directory.path(), 150, 7).expect("carried out");
+    let plan = crash_points::Plan {
+        binary: binary().expect("a binary"),
+        env: Vec::new(),
+        directory: directory.path().to_owned(),
+        every: 150,
+        seed: 7,
+    };
+    let report = crash_points::run(&plan).expect("carried out");
     assert!(report.failures.is_empty(), "{report:#?}");
     assert!(report.killed * 2 > report.points && report.killed > 5, "{report:#?}");
 }

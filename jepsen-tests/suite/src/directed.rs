@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use annals_checker::Settings;
 use annals_testbed::nemesis::{Move, Shape as Cutting, Target};
-use annals_testbed::{Cut, nemesis};
+use annals_testbed::network::Layer;
+use annals_testbed::{Cut, Partition, nemesis};
 use anyhow::Result;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -99,13 +100,58 @@ pub(crate) async fn empty_majority(job: Job, rounds: usize, settings: Settings) 
     harness.finish(Some(load), settings).await
 }
 
+/// A follower is cut off from the others, and not from clients, until the log
+/// that it misses was purged; then it catches up over a slow line, and clients
+/// read from it all the while. Its process goes on, so what it shows may stand
+/// still and never go back.
+pub(crate) async fn slow_catch_up(job: Job, rounds: usize, settings: Settings) -> Result<Report> {
+    const BITS: u64 = 2_000_000;
+    const PATIENCE: Duration = Duration::from_secs(90);
+    let mut harness = Harness::start(job, Shape::small()).await?;
+    let load = harness.load(harness.plan());
+    for _ in 0..rounds {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (leader, others) = harness.roles().await?;
+        let node = others[0];
+        let begin = tokio::time::Instant::now();
+        let start = harness.recorder.now();
+        let missed = harness.testbed.status(node).await?.last_log_index;
+        let partition = Partition::isolate(node, &harness.testbed.nodes(), Cut::Drop);
+        let cut = harness.testbed.partition(&partition)?;
+        let purged = loop {
+            let purged = harness.testbed.status(leader).await.map_or(0, |status| status.purged_index);
+            if purged > missed + 300 || begin.elapsed() > PATIENCE {
+                break purged;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        let slow = harness.testbed.network().lay(Layer::Bandwidth { node, bits: BITS })?;
+        harness.testbed.network().lift(cut)?;
+        // It comes to `purged` only by catching up.
+        let mut applied = 0;
+        while applied < purged && begin.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            applied = harness.testbed.status(node).await.map_or(0, |status| status.applied_index);
+        }
+        harness.testbed.network().lift(slow)?;
+        if purged > missed && applied >= purged {
+            let detail = format!("its log ended at {missed}, the leader had purged to {purged}");
+            harness.noted("F3", "cut-off-then-slow-catch-up", &[node], start, detail);
+        }
+        if !harness.heal().await || harness.is_caught() {
+            break;
+        }
+    }
+    harness.finish(Some(load), settings).await
+}
+
 /// All nodes are killed at once, again and again, while state is flushed and
 /// the log purged all the time.
 pub(crate) async fn restarts(job: Job, rounds: usize, settings: Settings) -> Result<Report> {
     let mut harness = Harness::start(job, Shape::small()).await?;
     let load = harness.load(harness.plan());
     let mut rng = StdRng::seed_from_u64(harness.job.seed);
-    for _ in 0..rounds {
+    'rounds: for _ in 0..rounds {
         tokio::time::sleep(Duration::from_millis(rng.random_range(1_500..4_000))).await;
         let start = harness.recorder.now();
         let nodes = harness.testbed.nodes();
@@ -119,6 +165,7 @@ pub(crate) async fn restarts(job: Job, rounds: usize, settings: Settings) -> Res
         for node in nodes {
             if let Err(error) = harness.testbed.wait_ready(node, crate::harness::READY).await {
                 harness.complain(format!("node {node} is not ready after a kill: {error:#}"));
+                break 'rounds;
             }
         }
     }

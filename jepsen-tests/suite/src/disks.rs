@@ -15,10 +15,15 @@ use crate::power_loss::blocking;
 
 /// Every `one_of`-th system call of a script is the last of its process.
 pub(crate) async fn crash_points(job: Job, one_of: usize, _settings: Settings) -> Result<Report> {
-    let directory = job.out.join(format!("{}-{}", job.scenario, job.seed));
-    let (binary, seed) = (job.binary.clone(), job.seed);
+    let plan = crash_points::Plan {
+        binary: job.binary.clone(),
+        env: job.seeded_bug.iter().map(|bug| ("SEEDED_BUG".to_owned(), bug.clone())).collect(),
+        directory: job.out.join(format!("{}-{}", job.scenario, job.seed)),
+        every: u32::try_from(one_of.max(1))?,
+        seed: job.seed,
+    };
     let begin = Instant::now();
-    let swept = blocking(move || crash_points::run(&binary, &directory, one_of.max(1) as u32, seed)).await?;
+    let swept = blocking(move || crash_points::run(&plan)).await?;
     println!("  {}", serde_json::to_string(&swept)?);
     let mut report = Report {
         scenario: job.scenario,

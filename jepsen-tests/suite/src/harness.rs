@@ -269,7 +269,7 @@ impl Harness {
             self.complain(format!("node {} ended by itself: {:?}", exit.node, exit.state));
         }
         self.testbed.stop_all().await;
-        for node in self.testbed.nodes() {
+        for node in there.clone() {
             let data = self.testbed.spec(node).data;
             match offline::read(&self.job.binary, &data, node, &self.recorder) {
                 Ok(()) => {}

@@ -32,6 +32,7 @@ const ROUND: &[(&str, u32, usize)] = &[
     ("network", 3, 3),
     ("clock", 3, 3),
     ("empty-majority", 3, 1),
+    ("slow-catch-up", 3, 2),
     ("rolling", 3, 2),
     ("vote-loss", 3, 1),
     ("disk-full", 3, 2),

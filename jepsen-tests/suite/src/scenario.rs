@@ -97,6 +97,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "a node with a damaged log, and a new leader elected with its vote",
     },
     Scenario {
+        name: "slow-catch-up",
+        classes: &["F3"],
+        about: "a follower cut off until its log was purged elsewhere, then read from while it catches up",
+    },
+    Scenario {
         name: "empty-majority",
         classes: &["F14"],
         about: "a node with an empty disk under its old id, and a new leader elected with its vote",
@@ -154,6 +159,7 @@ pub(crate) async fn run(job: Job, amount: Amount) -> Result<Report> {
         "rotten-majority" => corruption::rotten_majority(job, faults, settings).await,
         "kill-leader" => directed::kill_leader(job, amount, settings).await,
         "lone-leader" => directed::lone_leader(job, faults, settings).await,
+        "slow-catch-up" => directed::slow_catch_up(job, faults, settings).await,
         "empty-majority" => directed::empty_majority(job, faults, settings).await,
         "restarts" => directed::restarts(job, faults, settings).await,
         name => bail!("the scenario {name} is listed and not there"),

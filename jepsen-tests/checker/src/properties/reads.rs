@@ -161,8 +161,12 @@ fn judge_places<'h>(
     }
 }
 
+/// Faults through which a process goes on with all that it has: pauses,
+/// partitions, bad networks, slow disks, clocks.
+const LIVES_ON: [&str; 5] = ["F2", "F3", "F4", "F10", "F13"];
+
 /// Local reads of one process on one node follow each other; the second must
-/// not be as of an earlier position, unless something was done to the node.
+/// not be as of an earlier position, unless the node was restarted meanwhile.
 fn judge_sessions(case: &Case<'_, '_>, findings: &mut Findings) {
     if !case.settings.local_reads_never_go_back {
         return;
@@ -182,6 +186,7 @@ fn judge_sessions(case: &Case<'_, '_>, findings: &mut Findings) {
             }
             let touches = |fault: &&&Fault| {
                 fault.nodes.contains(&node)
+                    && !LIVES_ON.contains(&&*fault.class)
                     && fault.start <= after.complete.unwrap_or(u64::MAX)
                     && fault.end >= before.invoke
             };
