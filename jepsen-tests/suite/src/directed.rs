@@ -79,8 +79,9 @@ pub(crate) async fn empty_majority(job: Job, rounds: usize, settings: Settings) 
             Ok(_) => "the empty node was taken for the old one",
             Err(_) => "the empty node ended",
         };
+        let taken = what.ends_with("old one");
         // Its old disk would only hide what has become of the events.
-        if !what.ends_with("old one") {
+        if !taken {
             if harness.runs(wiped) {
                 harness.testbed.kill(wiped).await?;
             }
@@ -93,6 +94,12 @@ pub(crate) async fn empty_majority(job: Job, rounds: usize, settings: Settings) 
             break;
         }
         if !harness.heal().await {
+            break;
+        }
+        if taken {
+            harness.complain(format!("node {wiped} has an empty disk and was taken for the one it replaces"));
+            // The old leader may end over what it finds.
+            tokio::time::sleep(Duration::from_secs(3)).await;
             break;
         }
     }
