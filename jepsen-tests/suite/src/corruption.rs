@@ -12,7 +12,7 @@ use std::time::Duration;
 use annals_checker::Settings;
 use annals_checker::history::NodeNumber;
 use annals_disks::corruption::{Corruption, Damage, Part, corrupt};
-use annals_testbed::nemesis;
+use annals_testbed::{ProcessState, Testbed, nemesis};
 use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -54,7 +54,7 @@ pub(crate) async fn run(job: Job, rounds: usize, settings: Settings) -> Result<R
             harness.testbed.kill(node).await?;
         }
         let seed = harness.job.seed.wrapping_mul(1_009).wrapping_add(attempt);
-        let damaged = Damaged::new(&harness, node, part, damage, seed).await?;
+        let damaged = Damaged::new(&harness.testbed, node, part, damage, seed).await?;
         let Some(damaged) = damaged else {
             harness.testbed.start_node(node).await?;
             harness.testbed.wait_ready(node, READY).await?;
@@ -62,10 +62,10 @@ pub(crate) async fn run(job: Job, rounds: usize, settings: Settings) -> Result<R
         };
         let name = damaged.name();
         let detail = damaged.corruption.to_string();
-        let made = suffer(&mut harness, node).await?;
+        let made = suffer(&harness.testbed, node).await?;
         harness.noted("F9", &name, &[node], start, format!("{made}; {detail}"));
         done += 1;
-        if let Err(error) = damaged.mend(&harness).await {
+        if let Err(error) = damaged.mend(&harness.testbed).await {
             harness.complain(format!("node {node} does not come back after its disk was mended: {error:#}"));
             break;
         }
@@ -76,10 +76,10 @@ pub(crate) async fn run(job: Job, rounds: usize, settings: Settings) -> Result<R
 }
 
 /// A node that is stopped, and whose disk was damaged since.
-struct Damaged {
+pub(crate) struct Damaged {
     node: NodeNumber,
     data: PathBuf,
-    corruption: Corruption,
+    pub(crate) corruption: Corruption,
     /// The files as they were before: a node that refuses to start may have
     /// changed others than the damaged one by then.
     spared: PathBuf,
@@ -89,14 +89,14 @@ struct Damaged {
 
 impl Damaged {
     /// None when there is nothing to damage.
-    async fn new(
-        harness: &Harness,
+    pub(crate) async fn new(
+        testbed: &Testbed,
         node: NodeNumber,
         part: Part,
         damage: Damage,
         seed: u64,
     ) -> Result<Option<Damaged>> {
-        let data = harness.testbed.spec(node).data;
+        let data = testbed.spec(node).data;
         blocking(move || {
             let spared = data.with_extension("spared");
             let _ = std::fs::remove_dir_all(&spared);
@@ -108,7 +108,7 @@ impl Damaged {
         .await
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let part = serde_json::to_value(self.corruption.part).ok();
         let damage = serde_json::to_value(self.corruption.damage).ok();
         let text = |value: Option<serde_json::Value>| {
@@ -119,11 +119,11 @@ impl Damaged {
 
     /// Brings the cluster back to its strength, as an operator would: the other
     /// nodes run.
-    async fn mend(self, harness: &Harness) -> Result<()> {
+    pub(crate) async fn mend(self, testbed: &Testbed) -> Result<()> {
         let Damaged { node, data, corruption, spared, identity: before } = self;
-        let ended = !harness.runs(node);
+        let ended = !runs(testbed, node);
         if !ended {
-            harness.testbed.kill(node).await?;
+            testbed.kill(node).await?;
         }
         // Each start is in the identity before anything is promised to anyone.
         // A node that has promised nothing may have its old disk back; any other
@@ -144,15 +144,15 @@ impl Damaged {
             Ok(table)
         })
         .await?;
-        harness.testbed.start_node(node).await?;
+        testbed.start_node(node).await?;
         if !mended {
-            harness.testbed.expect_exit(node);
+            testbed.expect_exit(node);
         }
-        match harness.testbed.wait_ready(node, if mended { READY } else { DECIDES }).await {
+        match testbed.wait_ready(node, if mended { READY } else { DECIDES }).await {
             Ok(_) => Ok(()),
             Err(error) if mended => Err(error),
             Err(_) => {
-                let done = nemesis::replace_lost(&harness.testbed, node).await?;
+                let done = nemesis::replace_lost(testbed, node).await?;
                 println!("  node {node} is of no use any more: {done}");
                 Ok(())
             }
@@ -166,18 +166,22 @@ fn identity(data: &Path) -> Option<Vec<u8>> {
 
 /// Starts a node on its damaged disk, lets it lead if it dares, and answers
 /// what it made of it.
-async fn suffer(harness: &mut Harness, node: NodeNumber) -> Result<&'static str> {
-    harness.testbed.start_node(node).await?;
-    harness.testbed.expect_exit(node);
-    if harness.testbed.wait_ready(node, DECIDES).await.is_err() {
-        return Ok(if harness.runs(node) { "was not ready" } else { "refused to start" });
+pub(crate) async fn suffer(testbed: &Testbed, node: NodeNumber) -> Result<&'static str> {
+    testbed.start_node(node).await?;
+    testbed.expect_exit(node);
+    if testbed.wait_ready(node, DECIDES).await.is_err() {
+        return Ok(if runs(testbed, node) { "was not ready" } else { "refused to start" });
     }
     // It may refuse that as well.
-    if let Ok(status) = harness.testbed.status(node).await {
-        let _ = harness.testbed.transfer_leader(status.node).await;
+    if let Ok(status) = testbed.status(node).await {
+        let _ = testbed.transfer_leader(status.node).await;
     }
     tokio::time::sleep(SERVES).await;
-    Ok(if harness.runs(node) { "served" } else { "served, then ended" })
+    Ok(if runs(testbed, node) { "served" } else { "served, then ended" })
+}
+
+fn runs(testbed: &Testbed, node: NodeNumber) -> bool {
+    matches!(testbed.state(node), ProcessState::Running { .. })
 }
 
 /// One node misses the newest events; the log of another is damaged; together
@@ -196,7 +200,7 @@ pub(crate) async fn rotten_majority(job: Job, rounds: usize, settings: Settings)
         harness.testbed.kill(leader).await?;
         harness.testbed.kill(rotten).await?;
         let seed = harness.job.seed.wrapping_mul(1_013).wrapping_add(round);
-        let damaged = Damaged::new(&harness, rotten, Part::LogWal, Damage::FlipBit, seed).await?;
+        let damaged = Damaged::new(&harness.testbed, rotten, Part::LogWal, Damage::FlipBit, seed).await?;
         harness.testbed.start_node(behind).await?;
         harness.testbed.start_node(rotten).await?;
         for node in [rotten, behind] {
@@ -213,7 +217,7 @@ pub(crate) async fn rotten_majority(job: Job, rounds: usize, settings: Settings)
         harness.noted("F9", "flip-bit-log-wal-then-elect", &[rotten, behind], start, format!("{made}; {detail}"));
         harness.testbed.start_node(leader).await?;
         if let Some(damaged) = damaged
-            && let Err(error) = damaged.mend(&harness).await
+            && let Err(error) = damaged.mend(&harness.testbed).await
         {
             harness.complain(format!("node {rotten} does not come back: {error:#}"));
             break;

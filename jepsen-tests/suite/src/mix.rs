@@ -1,5 +1,8 @@
 //! Faults drawn from a seed: one after the other, or several kinds at once.
 
+mod disks;
+
+use std::rc::Rc;
 use std::time::Duration;
 
 use annals_checker::Settings;
@@ -7,7 +10,9 @@ use annals_testbed::nemesis;
 use anyhow::Result;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use tokio::sync::Mutex;
 
+use self::disks::Disks;
 use crate::harness::{Harness, Job, Report, Shape};
 use crate::scenario::{Amount, pause_between};
 
@@ -47,13 +52,16 @@ pub(crate) async fn in_turn(
 }
 
 /// Several kinds at once, each in a lane of its own, shifting every half
-/// minute, with a calm quarter of the time.
+/// minute, with a calm quarter of the time. One of the nodes lives on a volume
+/// whose power can be cut.
 pub(crate) async fn at_once(job: Job, settings: Settings) -> Result<Report> {
     const SHIFT: Duration = Duration::from_secs(24);
     const REST: Duration = Duration::from_secs(6);
     const LANES: [&[&str]; 4] = [&["F1", "F2"], &["F3"], &["F4", "F13"], &["F11", "F12"]];
 
-    let mut harness = Harness::start(job, Shape { fake_clock: true, ..Shape::small() }).await?;
+    let mut harness = Harness::prepare(job, Shape { fake_clock: true, ..Shape::small() }).await?;
+    let disks = Rc::new(Mutex::new(Disks::prepare(&harness).await?));
+    harness.start_all().await?;
     harness.follow_members();
     let load = harness.load(harness.plan());
     tokio::time::sleep(CALM).await;
@@ -83,6 +91,12 @@ pub(crate) async fn at_once(job: Job, settings: Settings) -> Result<Report> {
                 done
             });
         }
+        // A disk that is beyond repair costs a member, so not with the lane of
+        // the members.
+        if shift.is_multiple_of(2) {
+            let (disks, until) = (disks.clone(), tokio::time::Instant::now() + SHIFT);
+            lanes.spawn_local(async move { disks.lock().await.suffer_until(until).await });
+        }
         while let Some(done) = lanes.join_next().await {
             for fault in done? {
                 harness.note(fault);
@@ -96,5 +110,7 @@ pub(crate) async fn at_once(job: Job, settings: Settings) -> Result<Report> {
     }
     harness.heal().await;
     tokio::time::sleep(CALM).await;
-    harness.finish(Some(load), settings).await
+    let report = harness.finish(Some(load), settings).await?;
+    disks.lock().await.discard().await?;
+    Ok(report)
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use annals_checker::history::{Nanos, NodeNumber, Outcome, ReadOutcome, Record};
 use annals_checker::{Property, Settings, Validity};
 use annals_disks::power_loss::{self, Cut, Filesystem, Moment, Volume};
-use annals_testbed::nemesis;
+use annals_testbed::{Testbed, nemesis};
 use annals_workload::{FinalOptions, Plan, Recorder, Subscriptions};
 use anyhow::{Context as _, Result};
 use rand::rngs::StdRng;
@@ -24,7 +24,7 @@ use rand::{Rng as _, SeedableRng as _};
 use crate::harness::{Harness, Job, READY, Report, Shape};
 
 /// The size of a volume; sparse.
-const BYTES: u64 = 2 * 1024 * 1024 * 1024;
+pub(crate) const BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
 /// Bytes of the log of writes by which the nodes' moments differ at most.
 const SKEW: u64 = 64 * 1024;
@@ -117,17 +117,8 @@ pub(crate) async fn run(job: Job, forks: usize, settings: Settings) -> Result<Re
         let at = rng.random_range(0..volumes.len());
         let start = harness.recorder.now();
         let (node, volume) = volumes.swap_remove(at);
-        harness.testbed.expect_exit(node);
-        let mut volume = volume;
-        volume.power_off()?;
-        let _ = harness.testbed.kill(node).await;
-        let mut cut = blocking(move || volume.cut()).await?;
-        let seed = harness.job.seed + turn;
-        let directory = harness.testbed.directory(node);
-        let restored = blocking(move || cut.image(seed)?.restore(&directory, &format!("single-{turn}"))).await?;
-        let volume = restored.mounted()?;
-        let data = volume.data();
-        harness.respec(node, |spec| spec.data = data);
+        let name = format!("single-{turn}");
+        let volume = strike(&harness.testbed, node, volume, harness.job.seed + turn, name).await?;
         harness.testbed.start_node(node).await?;
         if let Err(error) = harness.testbed.wait_ready(node, READY).await {
             harness.complain(format!("node {node} does not come back after a power loss: {error:#}"));
@@ -140,6 +131,32 @@ pub(crate) async fn run(job: Job, forks: usize, settings: Settings) -> Result<Re
     harness.heal().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     end(harness, Some(load), settings, volumes, cuts).await
+}
+
+/// Cuts the power of one node, and gives it a disk that may have come of it.
+/// The node is not started.
+pub(crate) async fn strike(
+    testbed: &Testbed,
+    node: NodeNumber,
+    mut volume: Volume,
+    seed: u64,
+    name: String,
+) -> Result<Volume> {
+    testbed.expect_exit(node);
+    volume.power_off()?;
+    let _ = testbed.kill(node).await;
+    let directory = testbed.directory(node);
+    let volume = blocking(move || {
+        let mut cut = volume.cut()?;
+        let restored = cut.image(seed)?.restore(&directory, &name)?;
+        cut.discard()?;
+        restored.mounted()
+    })
+    .await?;
+    let mut spec = testbed.spec(node);
+    spec.data = volume.data();
+    testbed.set_spec(node, spec);
+    Ok(volume)
 }
 
 async fn end(
@@ -347,18 +364,9 @@ pub(crate) async fn vote_loss(job: Job, rounds: usize, settings: Settings) -> Re
         }
         tokio::time::sleep(SETTLED).await;
         let at = volumes.iter().position(|(node, _)| *node == voter).context("every node has a volume")?;
-        let (_, mut volume) = volumes.swap_remove(at);
-        harness.testbed.expect_exit(voter);
-        volume.power_off()?;
-        let _ = harness.testbed.kill(voter).await;
-        let mut cut = blocking(move || volume.cut()).await?;
-        let directory = harness.testbed.directory(voter);
-        let seed = harness.job.seed + round as u64;
-        let restored = blocking(move || cut.image(seed)?.restore(&directory, &format!("round-{round}"))).await?;
-        let volume = restored.mounted()?;
-        let data = volume.data();
-        volumes.push((voter, volume));
-        harness.respec(voter, |spec| spec.data = data);
+        let (_, volume) = volumes.swap_remove(at);
+        let (seed, name) = (harness.job.seed + round as u64, format!("round-{round}"));
+        volumes.push((voter, strike(&harness.testbed, voter, volume, seed, name).await?));
         // Alone, so that nobody tells it the term again.
         let isolated = harness.testbed.partition(&annals_testbed::Partition::isolate(
             voter,

@@ -84,7 +84,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         classes: &["F1", "F2", "F3", "F4"],
         about: "kills, pauses, partitions and bad networks, one after the other",
     },
-    Scenario { name: "mix", classes: &["F1", "F2", "F3"], about: "everything at once, shifting" },
+    Scenario {
+        name: "mix",
+        classes: &["F1", "F2", "F3"],
+        about: "F1 to F5, F8 to F13 at once, shifting every half minute, a quarter of the time calm",
+    },
     Scenario { name: "vote-loss", classes: &["F5"], about: "power lost just after a vote" },
     Scenario {
         name: "lone-leader",

@@ -445,9 +445,11 @@ async fn wait_leader(testbed: &Testbed) -> Result<NodeNumber> {
     anyhow::bail!("nobody leads")
 }
 
-/// Of these nodes, the ones whose process runs.
+/// Of these nodes, the ones whose process runs and that nobody else works on.
 fn running(testbed: &Testbed, nodes: &[NodeNumber]) -> Vec<NodeNumber> {
-    let runs = |node: &&NodeNumber| matches!(testbed.state(**node), ProcessState::Running { .. });
+    let runs = |node: &&NodeNumber| {
+        matches!(testbed.state(**node), ProcessState::Running { .. }) && !testbed.is_reserved(**node)
+    };
     nodes.iter().filter(runs).copied().collect()
 }
 

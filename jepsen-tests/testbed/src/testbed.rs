@@ -97,6 +97,8 @@ struct Node {
     process: Option<Arc<Process>>,
     /// Removed from the cluster, or never got into it.
     retired: bool,
+    /// Left alone by moves against processes and members.
+    reserved: bool,
 }
 
 impl Testbed {
@@ -422,7 +424,7 @@ impl Testbed {
         self.inner.network.add(node)?;
         self.inner.newest.store(node, Ordering::Relaxed);
         let spec = NodeSpec { data, wrapper: Vec::new(), env: Vec::new(), settings: Vec::new(), bootstrap: false };
-        nodes.insert(node, Node { spec, process: None, retired: false });
+        nodes.insert(node, Node { spec, process: None, retired: false, reserved: false });
         drop(nodes);
         self.tell_members();
         Ok(node)
@@ -433,6 +435,17 @@ impl Testbed {
     pub fn retire(&self, node: NodeNumber) {
         let _ = self.with(node, |each| each.retired = true);
         self.tell_members();
+    }
+
+    /// Keeps moves that begin from now on from stopping, killing or removing a
+    /// node, or lets them again: somebody else is at work on it.
+    pub fn reserve(&self, node: NodeNumber, reserved: bool) {
+        let _ = self.with(node, |each| each.reserved = reserved);
+    }
+
+    /// Whether a node is reserved.
+    pub fn is_reserved(&self, node: NodeNumber) -> bool {
+        self.with(node, |each| each.reserved).unwrap_or(false)
     }
 
     /// Gives up a node for good: its process, its data and its namespace. What
