@@ -192,6 +192,9 @@ pub(crate) async fn rotten_majority(job: Job, rounds: usize, settings: Settings)
     let load = harness.load(harness.plan());
     for round in 0..rounds as u64 {
         tokio::time::sleep(Duration::from_secs(2)).await;
+        if !harness.all_run() {
+            break;
+        }
         let (leader, others) = harness.roles().await?;
         let (rotten, behind) = (others[0], others[1]);
         let start = harness.recorder.now();

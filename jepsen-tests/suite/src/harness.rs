@@ -206,6 +206,15 @@ impl Harness {
         self.job.seeded_bug.is_some() && !self.complaints.is_empty()
     }
 
+    /// Whether all nodes run. One that does not, and should, is a violation.
+    pub(crate) fn all_run(&mut self) -> bool {
+        let ended: Vec<NodeNumber> = self.testbed.nodes().into_iter().filter(|node| !self.runs(*node)).collect();
+        if !ended.is_empty() {
+            self.complain(format!("nodes {ended:?} do not run any more"));
+        }
+        ended.is_empty()
+    }
+
     /// Keeps the list of those whom clients call equal to the members.
     pub(crate) fn follow_members(&mut self) {
         let mut members = self.testbed.members();
