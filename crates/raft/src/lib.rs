@@ -5,11 +5,12 @@
 //! append, read barrier, status, membership.
 //!
 //! Reading order: what a node is (`node`) and who it is (`identity`, `lineage`,
-//! `peer_memory`, `introduction`, `bootstrap`, `admin`); how entries become durable (`log_store`, `entries`,
-//! `flusher`, `witness`, `codec`); how they travel and are applied (`network`,
-//! `ledger`, `service`, `state_machine`, `snapshot`, `maintenance`); what an append and
-//! a read go through (`proposer`, `forward`, `read_index`); how a stopped node's
-//! directory is looked at ([`verify`]).
+//! `peer_memory`, `introduction`, `bootstrap`, `admin`); how entries become
+//! durable (`log_store`, `entries`, `flusher`, `witness`, `codec`); how they
+//! travel and are applied (`network`, `ledger`, `service`, `state_machine`,
+//! `snapshot`, `maintenance`); how a dead leader is noticed (`leader_loss`); what
+//! an append and a read go through (`proposer`, `forward`, `read_index`); how a
+//! stopped node's directory is looked at ([`verify`]).
 #![forbid(unsafe_code)]
 
 #[cfg(all(feature = "simulation", feature = "seeded-bugs"))]
@@ -27,6 +28,7 @@ mod flusher;
 mod forward;
 mod identity;
 mod introduction;
+mod leader_loss;
 mod ledger;
 mod lineage;
 mod log_store;

@@ -28,6 +28,7 @@ use crate::codec;
 use crate::error::BarrierError;
 use crate::forward::write_answer;
 use crate::identity::{self, Identity, REMOVED_HEADER};
+use crate::leader_loss;
 use crate::network::{MESSAGE_BYTES_MAX, outdated_copy};
 use crate::node::{Node, Running, until};
 use crate::proposer::Kind;
@@ -149,7 +150,14 @@ impl Replication for NodeServices {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let (running, from) = self.admit(request.metadata()).await?;
         let incoming = request.into_inner();
-        let requests = incoming.scan((), move |(), request| std::future::ready(read_append(request, from)));
+        let node = self.node.clone();
+        let requests = incoming.scan((), move |(), request| {
+            if request.is_err() {
+                let lost = leader_loss::stream_broke(node.clone(), from);
+                node.tasks().spawn(until(node.stopping().clone(), lost));
+            }
+            std::future::ready(read_append(request, from))
+        });
         // The answers end when the request stream does, or at the first one
         // that is not a plain success.
         let answers = running.raft.stream_append(requests).map(|answer| match answer {
@@ -296,6 +304,14 @@ impl Coordination for NodeServices {
     async fn greet(&self, request: Request<pb::GreetRequest>) -> Result<Response<pb::GreetReply>, Status> {
         let (running, _) = self.admit(request.metadata()).await?;
         Ok(running.identity.answer(pb::GreetReply {}))
+    }
+
+    async fn lost_leader(
+        &self,
+        request: Request<pb::LostLeaderRequest>,
+    ) -> Result<Response<pb::LostLeaderReply>, Status> {
+        let (running, _) = self.admit(request.metadata()).await?;
+        Ok(running.identity.answer(leader_loss::look(running, request.get_ref().leader).await))
     }
 
     async fn administer(&self, request: Request<pb::AdminRequest>) -> Result<Response<pb::AdminReply>, Status> {

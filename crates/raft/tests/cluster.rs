@@ -350,6 +350,19 @@ fn a_change_of_the_members_that_was_left_half_done_is_ended_by_whoever_leads() {
 }
 
 #[test]
+fn a_leader_whose_process_is_gone_is_replaced_before_the_election_timeout() {
+    let mut cluster = Cluster::start(3, |config| {
+        (config.election_min, config.election_max) = (Duration::from_secs(60), Duration::from_secs(120));
+    });
+    cluster.server(0).append("a-1", 1).expect("appended");
+    let leader = cluster.await_leader();
+    cluster.kill(leader);
+    eventually("another one leads", || cluster.leader().is_some_and(|now| now != leader));
+    let leader = cluster.await_leader();
+    cluster.server(leader).append("a-1", 1).expect("appended");
+}
+
+#[test]
 fn a_node_that_was_removed_while_it_was_away_learns_of_it() {
     let mut cluster = Cluster::start(3, |_| {});
     let removed = cluster.a_follower();

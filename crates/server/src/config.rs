@@ -139,8 +139,9 @@ options! {
     /// Milliseconds between the leader's heartbeats.
     heartbeat_ms: u64 = 250,
 
-    /// Least milliseconds without a leader before a node stands for election.
-    /// At least four heartbeats.
+    /// Least milliseconds of silence of the leader before a node stands for
+    /// election. At least four heartbeats. A leader whose process is gone is
+    /// replaced without waiting.
     election_min_ms: u64 = 1_000,
 
     /// Most milliseconds of the same; each node draws its own in between.
