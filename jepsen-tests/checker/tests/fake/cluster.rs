@@ -190,7 +190,8 @@ impl World {
     pub(super) fn heal(&mut self, index: usize) {
         let Trouble { class, name, start, end, nodes } = self.troubles[index].clone();
         for &node in &nodes {
-            let came_back = !self.nodes[node].up;
+            // One that only stood still has all that it had.
+            let came_back = !self.nodes[node].up && class != "F2";
             self.nodes[node].up = true;
             self.nodes[node].cut = false;
             if name == "clock-jump" {
