@@ -3,7 +3,7 @@
 //! A process that dies takes its connections with it, and from then on its
 //! machine refuses new ones: a follower can know within milliseconds what the
 //! election timeout would tell it a second later. So a follower whose stream of
-//! the leader breaks looks whether the leader's address still takes connections.
+//! the leader ends looks whether the leader's address still takes connections.
 //! If it refuses, the follower asks the other voters to look too; and if a
 //! majority of the voters, itself among them, is refused, it begins an election.
 //!
@@ -37,24 +37,31 @@ const STEP: Duration = Duration::from_millis(60);
 /// How long a look may take: a refusal comes at once or not at all.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Looks at an address that still takes connections: a process that is being
-/// ended closes its sockets one after the other.
-const LOOKS: u32 = 3;
+/// Before each look at an address that still took a connection: a process that
+/// is being ended closes its sockets one after the other. Few, because each look
+/// is a connection that a living leader has to take.
+const PAUSES: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(10),
+    Duration::from_millis(10),
+    Duration::from_millis(150),
+    Duration::from_millis(500),
+];
 
-/// Between two of them.
-const BETWEEN: Duration = Duration::from_millis(10);
+/// So many of them for another voter that asks, and does not wait for more.
+const PAUSES_ASKED: usize = 3;
 
-/// How long another voter may take to look.
+/// How long another voter may take for its looks.
 const ANSWER: Duration = Duration::from_millis(400);
 
-/// The stream of a leader broke.
-pub(crate) async fn stream_broke(node: Node, leader: u64) {
+/// The stream of a leader ended, in whatever way.
+pub(crate) async fn stream_ended(node: Node, leader: u64) {
     let Some(running) = node.running() else { return };
     let before = running.metrics();
     let own = running.identity.node;
     let membership = before.membership_config.membership().clone();
     let votes = |id: u64| membership.voter_ids().any(|voter| voter == id);
-    if before.current_leader != Some(leader) || !votes(own) || !is_gone(running, leader).await {
+    if before.current_leader != Some(leader) || !votes(own) || !is_gone(running, leader, &PAUSES).await {
         return;
     }
     let others = membership.nodes().filter(|(id, _)| **id != own && **id != leader && votes(**id));
@@ -77,18 +84,18 @@ pub(crate) async fn stream_broke(node: Node, leader: u64) {
 
 /// What another voter is answered that asks about this leader.
 pub(crate) async fn look(running: &Running, leader: u64) -> pb::LostLeaderReply {
-    let refused = is_gone(running, leader).await;
+    let refused = is_gone(running, leader, &PAUSES[..PAUSES_ASKED]).await;
     pb::LostLeaderReply { refused, last_log_index: running.metrics().last_log_index.unwrap_or(0) }
 }
 
 /// Whether this node follows this leader, and is refused by its address.
-async fn is_gone(running: &Running, leader: u64) -> bool {
+async fn is_gone(running: &Running, leader: u64, pauses: &[Duration]) -> bool {
     let metrics = running.metrics();
     let Some(info) = metrics.membership_config.get_node(&leader) else { return false };
     if metrics.current_leader != Some(leader) || leader == running.identity.node {
         return false;
     }
-    refuses(&info.address).await
+    refuses(&info.address, pauses).await
 }
 
 /// The longest log first.
@@ -96,11 +103,9 @@ fn log_end(metrics: &Metrics) -> Reverse<u64> {
     Reverse(metrics.last_log_index.unwrap_or(0))
 }
 
-async fn refuses(address: &str) -> bool {
-    for look in 0..LOOKS {
-        if look > 0 {
-            tokio::time::sleep(BETWEEN).await;
-        }
+async fn refuses(address: &str, pauses: &[Duration]) -> bool {
+    for pause in pauses {
+        tokio::time::sleep(*pause).await;
         match tokio::time::timeout(LOOK, TcpStream::connect(address)).await {
             Ok(Err(error)) => return error.kind() == io::ErrorKind::ConnectionRefused,
             Ok(Ok(_)) => {}
@@ -134,15 +139,15 @@ mod tests {
     async fn an_address_refuses_once_nobody_listens_there() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
-        assert!(!refuses(&address).await);
+        assert!(!refuses(&address, &PAUSES[..PAUSES_ASKED]).await);
         drop(listener);
-        assert!(refuses(&address).await);
+        assert!(refuses(&address, &PAUSES[..PAUSES_ASKED]).await);
     }
 
     #[tokio::test]
     async fn what_cannot_be_reached_for_other_reasons_does_not_refuse() {
-        assert!(!refuses("no address").await);
-        assert!(!refuses("255.255.255.255:1").await);
+        assert!(!refuses("no address", &PAUSES).await);
+        assert!(!refuses("255.255.255.255:1", &PAUSES).await);
     }
 
     #[test]

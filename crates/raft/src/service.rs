@@ -151,12 +151,13 @@ impl Replication for NodeServices {
         let (running, from) = self.admit(request.metadata()).await?;
         let incoming = request.into_inner();
         let node = self.node.clone();
-        let requests = incoming.scan((), move |(), request| {
-            if request.is_err() {
-                let lost = leader_loss::stream_broke(node.clone(), from);
+        let ended = futures::stream::once(std::future::ready(None));
+        let requests = incoming.map(Some).chain(ended).scan((), move |(), request| {
+            if !matches!(request, Some(Ok(_))) {
+                let lost = leader_loss::stream_ended(node.clone(), from);
                 node.tasks().spawn(until(node.stopping().clone(), lost));
             }
-            std::future::ready(read_append(request, from))
+            std::future::ready(request.and_then(|request| read_append(request, from)))
         });
         // The answers end when the request stream does, or at the first one
         // that is not a plain success.
