@@ -1,0 +1,4 @@
+//! Load generators for Annals, and the loop that measures other systems alike.
+#![forbid(unsafe_code)]
+
+pub mod load;
