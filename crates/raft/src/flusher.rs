@@ -23,7 +23,7 @@ use rocksdb::{DB, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{self, LogIdForm, VoteForm};
-use crate::log_store::{COLUMN_LOG, COLUMN_META, Shared, key, meta};
+use crate::log_store::{COLUMN_LOG, COLUMN_META, Shared, can_hold, key, meta};
 use crate::observer::Observer;
 use crate::types::{LogId, TypeConfig, Vote};
 use crate::witness::{self, Acknowledged, Witness};
@@ -209,9 +209,8 @@ impl Flusher {
         if (group.close || !group.appended.is_empty())
             && let Some(committed) = self.shared.committed()
             // A quorum may have entries that still wait for the next group
-            // here: a log that ends below what it calls committed would not
-            // open.
-            && self.acknowledged.last.is_some_and(|last| committed.index() <= last.index)
+            // here: a log without what it calls committed would not open.
+            && self.acknowledged.last.is_some_and(|last| can_hold(&last.into(), &committed))
         {
             let column = database.cf_handle(COLUMN_META).expect("opened with this column family");
             group.batch.put_cf(&column, meta::COMMITTED, codec::encode_log_id(&committed));

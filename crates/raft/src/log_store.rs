@@ -98,6 +98,14 @@ impl Shared {
     }
 }
 
+/// Whether a log that ends at `last` can hold an entry that is known to be
+/// committed. It cannot if the entry is of a later term: then the log still has
+/// to replace its end, and another entry is where the committed one will be.
+pub(crate) fn can_hold(last: &LogId, committed: &LogId) -> bool {
+    let term = |log_id: &LogId| log_id.committed_leader_id().term;
+    committed.index() <= last.index() && term(committed) <= term(last)
+}
+
 /// The key of an entry.
 pub(crate) fn key(index: u64) -> [u8; 8] {
     index.to_be_bytes()
@@ -457,7 +465,7 @@ fn read_log(database: &DB, path: &Path) -> Result<Log, OpenError> {
         )));
     }
     let last = last.or(purged);
-    let committed = committed.filter(|committed| last.is_some_and(|last| committed.index() <= last.index()));
+    let committed = committed.filter(|committed| last.is_some_and(|last| can_hold(&last, committed)));
     let next = last.map_or(0, |last| last.index() + 1);
     let first = first.map_or(next, |first| first.index());
     Ok(Log { vote, purged, first, last, committed, snapshot, tail: Tail::new(next, TAIL_BYTES) })

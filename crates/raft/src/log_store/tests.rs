@@ -151,6 +151,23 @@ async fn everything_is_there_again_after_reopening() {
     store.close().await;
 }
 
+/// A quorum can have replaced the end of this log while the replacement still
+/// waits here to be written.
+#[tokio::test]
+async fn what_is_committed_in_place_of_the_logs_end_is_not_saved_before_it_is_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = open(dir.path());
+    append(&mut store, (0..10).map(|index| entry(1, index))).await;
+    store.save_committed(Some(log_id(1, 8))).await.expect("noted");
+    append(&mut store, [entry(1, 10)]).await;
+    store.save_committed(Some(log_id(2, 10))).await.expect("noted");
+    store.close().await;
+
+    let mut store = open(dir.path());
+    assert_eq!(store.read_committed().await.expect("readable"), Some(log_id(1, 8)));
+    store.close().await;
+}
+
 #[tokio::test]
 async fn a_truncated_and_rewritten_log_is_the_new_one_after_reopening() {
     let dir = tempfile::tempdir().expect("a directory");

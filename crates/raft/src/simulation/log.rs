@@ -25,7 +25,7 @@ use super::runtime::SimulatedRuntime;
 use super::world::World;
 use crate::codec;
 use crate::event_store::SnapshotShelf;
-use crate::log_store::bounds;
+use crate::log_store::{bounds, can_hold};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 /// How long a sync takes that lies about being one.
@@ -135,7 +135,7 @@ impl SimulatedLog {
                 let mut end = None;
                 for request in &mut inner.queue.iter_mut().take(size) {
                     if let Told::Appended(last, _) = &request.told {
-                        end = Some(last.index());
+                        end = Some(*last);
                     }
                     // Left in the queue until they are written: a crash in
                     // the middle of the write leaves a part of them.
@@ -144,7 +144,7 @@ impl SimulatedLog {
                 }
                 // As in `crate::flusher`.
                 let beyond = shared.world.mutation == Some(Mutation::CommittedBeyondLog);
-                let reached = |committed: &&LogId| Some(committed.index()) <= end || beyond && end.is_some();
+                let reached = |committed: &&LogId| end.is_some_and(|end| beyond || can_hold(&end, committed));
                 if let Some(committed) = inner.committed.as_ref().filter(reached) {
                     writes.push(Write::Committed(codec::encode_log_id(committed)));
                 }
