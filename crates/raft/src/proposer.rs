@@ -1,17 +1,21 @@
 //! Proposing commands on the leader.
 //!
 //! One task gathers the commands that wait into one batch, stamps it with this
-//! node's clock and proposes it as one entry: at once when nothing waits, and
-//! the larger the busier the node is. Several entries are in flight at a time,
-//! because each takes a disk's and a network's time.
+//! node's clock and proposes it as one entry. Several entries are in flight at a
+//! time, because each takes a disk's and a network's time; but an entry costs
+//! every node the same whether it carries one command or fifty, and small ones
+//! cost a busy cluster half its rate. So: at once when nothing is in flight,
+//! else when a batch is worth an entry or its first command has waited long
+//! enough ([`Task::is_due`]). The busier the node, the larger the batches.
 //!
 //! What a caller learns is exact. A command is *claimed* once, either by this
 //! task right before it proposes, or by its caller whose deadline passed; in
 //! the second case it was certainly not applied.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use annals_core::{Batch, Outcome, Timestamp};
 use bytes::Bytes;
@@ -36,6 +40,13 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const BATCH_COMMANDS: usize = 1_024;
 /// Batches in flight. Two halve the throughput, eight are enough.
 const IN_FLIGHT: usize = 16;
+/// Commands, or bytes, that are worth an entry of their own beside others that
+/// are in flight.
+const WORTH_COMMANDS: usize = 32;
+const WORTH_BYTES: usize = 64 * 1024;
+/// How long a command waits for others while something is in flight. About what
+/// a commit takes on a good disk: whoever waits longer would gain nothing.
+const LINGER: Duration = Duration::from_millis(1);
 /// Commands that may wait; bytes are bounded by the budget.
 const QUEUE: usize = 65_536;
 /// What a command costs beside its bytes.
@@ -97,7 +108,7 @@ impl Proposer {
             #[cfg(feature = "seeded-bugs")]
             mistakes: surroundings.mistakes.clone(),
         };
-        let task = Task { waiting, carried: None, in_flight: FuturesUnordered::new(), surroundings };
+        let task = Task { waiting, gathered: Gathered::default(), in_flight: FuturesUnordered::new(), surroundings };
         (proposer, task.run())
     }
 
@@ -155,8 +166,7 @@ type Proposed = (Result<ClientWriteResult<TypeConfig>, ()>, Vec<(Reply, OwnedSem
 
 struct Task<M: RaftStateMachine<TypeConfig>> {
     waiting: mpsc::Receiver<Waiting>,
-    /// Taken from the queue, but too large for the batch it would have joined.
-    carried: Option<Waiting>,
+    gathered: Gathered,
     in_flight: FuturesUnordered<BoxFuture<'static, Proposed>>,
     surroundings: Surroundings<M>,
 }
@@ -165,19 +175,29 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
     async fn run(mut self) {
         let stopping = self.surroundings.stopping.clone();
         loop {
+            self.gather();
             let has_room = self.in_flight.len() < IN_FLIGHT;
+            if has_room && self.is_due() {
+                self.propose_gathered().await;
+                continue;
+            }
+            let lingers = self.gathered.since.filter(|_| has_room).map(|since| since + LINGER);
             tokio::select! {
                 // Outcomes first: each makes room.
                 biased;
                 Some((result, replies, started)) = self.in_flight.next() => self.answer(result, replies, started),
                 () = stopping.cancelled() => break,
-                first = next(&mut self.carried, &mut self.waiting), if has_room => match first {
-                    Some(first) => self.propose_with(first).await,
+                waiting = self.waiting.recv(), if !self.gathered.is_full() => match waiting {
+                    Some(waiting) => self.gathered.push(waiting),
                     None => break,
                 },
+                () = passed(lingers) => {}
             }
         }
         self.waiting.close();
+        for waiting in std::mem::take(&mut self.gathered).commands {
+            refuse(waiting, AppendError::ShuttingDown);
+        }
         while let Some(waiting) = self.waiting.recv().await {
             refuse(waiting, AppendError::ShuttingDown);
         }
@@ -186,19 +206,22 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
         }
     }
 
-    async fn propose_with(&mut self, first: Waiting) {
-        let mut bytes = first.command.len();
-        let mut batch = vec![first];
-        while batch.len() < BATCH_COMMANDS {
+    /// Takes what waits, up to a batch.
+    fn gather(&mut self) {
+        while !self.gathered.is_full() {
             let Ok(waiting) = self.waiting.try_recv() else { break };
-            if bytes + waiting.command.len() > BATCH_BYTES {
-                self.carried = Some(waiting);
-                break;
-            }
-            bytes += waiting.command.len();
-            batch.push(waiting);
+            self.gathered.push(waiting);
         }
+    }
 
+    /// Whether what was gathered is to be proposed now.
+    fn is_due(&self) -> bool {
+        let Some(since) = self.gathered.since else { return false };
+        self.in_flight.is_empty() || self.gathered.is_worth_an_entry() || since.elapsed() >= LINGER
+    }
+
+    async fn propose_gathered(&mut self) {
+        let (batch, bytes) = self.gathered.take();
         let free = self.surroundings.free_bytes.load(Ordering::Relaxed);
         let full = free < self.surroundings.reserve_bytes;
         let mut commands = Vec::with_capacity(batch.len());
@@ -273,10 +296,54 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
     }
 }
 
-async fn next(carried: &mut Option<Waiting>, waiting: &mut mpsc::Receiver<Waiting>) -> Option<Waiting> {
-    match carried.take() {
-        Some(carried) => Some(carried),
-        None => waiting.recv().await,
+/// Commands on their way into the next batch.
+#[derive(Default)]
+struct Gathered {
+    commands: VecDeque<Waiting>,
+    bytes: usize,
+    /// Since when the first of them waits.
+    since: Option<tokio::time::Instant>,
+}
+
+impl Gathered {
+    fn push(&mut self, waiting: Waiting) {
+        self.since.get_or_insert_with(tokio::time::Instant::now);
+        self.bytes += waiting.command.len();
+        self.commands.push_back(waiting);
+    }
+
+    fn is_full(&self) -> bool {
+        self.commands.len() >= BATCH_COMMANDS || self.bytes >= BATCH_BYTES
+    }
+
+    fn is_worth_an_entry(&self) -> bool {
+        self.commands.len() >= WORTH_COMMANDS || self.bytes >= WORTH_BYTES
+    }
+
+    /// The next batch, and its bytes. What does not fit waits on.
+    fn take(&mut self) -> (Vec<Waiting>, usize) {
+        let mut batch = Vec::with_capacity(self.commands.len());
+        let mut bytes = 0;
+        while let Some(next) = self.commands.front() {
+            if !batch.is_empty() && bytes + next.command.len() > BATCH_BYTES {
+                break;
+            }
+            bytes += next.command.len();
+            batch.extend(self.commands.pop_front());
+        }
+        self.bytes -= bytes;
+        if self.commands.is_empty() {
+            self.since = None;
+        }
+        (batch, bytes)
+    }
+}
+
+/// Returns at this moment; never, if there is none.
+async fn passed(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
