@@ -1,7 +1,8 @@
 //! Counted reads: of a stream, of an index, of the whole log.
 //!
 //! A read is a cursor that makes one page at a time, each on a thread that may
-//! block, and only when the connection has taken the page before. It ends at
+//! block. While the connection takes a page the next one is made, and no more
+//! than that one: a slow reader holds two pages. It ends at
 //! what was there when it began: a read of everything ends also while others
 //! write. That moment is its stamp: a stream or an index is looked at as of the
 //! position that is told, not a little later.
@@ -14,6 +15,7 @@ use annals_proto::event_store::client::streams::ReadResp;
 use annals_proto::event_store::client::streams::read_resp::{Content as Answer, StreamNotFound};
 use annals_store::{Direction, IndexName, Record, Store, StreamView};
 use futures::stream::{self, StreamExt as _};
+use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::Answers;
@@ -64,23 +66,43 @@ pub(super) async fn open(
         (reading, Err(failure)) => return Err(failure.decided(reading.as_of)),
     };
     let stamp = stamp.at(reading.as_of);
-    let rest = stream::unfold(Some(reading), move |reading| async move {
-        let mut reading = reading?;
-        if matches!(reading.cursor, Cursor::Done) {
-            reading.measured.result = "ok";
-            return None;
-        }
-        let (reading, page) = blocking(move || {
-            let page = reading.page();
-            (reading, page)
-        })
-        .await;
+    let rest = stream::unfold(Ahead::of(reading), move |ahead| async move {
+        let page = match ahead {
+            Ahead::Page(page) => page,
+            Ahead::Nothing(mut reading) => {
+                reading.measured.result = "ok";
+                return None;
+            }
+            Ahead::Failed => return None,
+        };
+        let (reading, page) = page.await.expect("a read does not panic, and the runtime outlives its calls");
         match reading.noted(page) {
-            (reading, Ok(page)) => Some((Ok(page), Some(reading))),
-            (_, Err(failure)) => Some((Err(stamp.refusal(failure.v1())), None)),
+            (reading, Ok(page)) => Some((Ok(page), Ahead::of(reading))),
+            (_, Err(failure)) => Some((Err(stamp.refusal(failure.v1())), Ahead::Failed)),
         }
     });
     Ok((stamp, flattened(first, rest)))
+}
+
+/// What comes after a page, while the connection takes that one.
+enum Ahead {
+    Page(JoinHandle<(Reading, Result<Vec<ReadResp>, Failure>)>),
+    /// The page was the last.
+    Nothing(Reading),
+    Failed,
+}
+
+impl Ahead {
+    /// Begins with the next page.
+    fn of(mut reading: Reading) -> Ahead {
+        if matches!(reading.cursor, Cursor::Done) {
+            return Ahead::Nothing(reading);
+        }
+        Ahead::Page(tokio::task::spawn_blocking(move || {
+            let page = reading.page();
+            (reading, page)
+        }))
+    }
 }
 
 /// Pages, one answer after the other.
