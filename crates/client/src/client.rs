@@ -12,7 +12,7 @@ use annals_proto::event_store::client::{Empty, StreamIdentifier, Uuid as WireUui
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
@@ -32,13 +32,7 @@ const MESSAGE_BYTES_MAX: usize = 17 * 1024 * 1024;
 #[derive(Clone)]
 pub struct Client {
     connector: Arc<Connector>,
-    headers: Arc<Headers>,
-}
-
-struct Headers {
-    authorization: Option<MetadataValue<Ascii>>,
-    connection_name: Option<MetadataValue<Ascii>>,
-    requires_leader: bool,
+    headers: Arc<MetadataMap>,
 }
 
 /// What an append did.
@@ -60,18 +54,8 @@ pub struct Deleted {
 impl Client {
     /// A client. Connects when first used.
     pub fn new(settings: Settings) -> Self {
-        let authorization = settings.credentials.as_ref().and_then(|credentials| {
-            let plain = format!("{}:{}", credentials.user, credentials.password);
-            let mut value = MetadataValue::try_from(format!("Basic {}", BASE64.encode(plain))).ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        });
-        let headers = Headers {
-            authorization,
-            connection_name: settings.connection_name.as_ref().and_then(|name| MetadataValue::try_from(name).ok()),
-            requires_leader: settings.node_preference == NodePreference::Leader,
-        };
-        Client { connector: Arc::new(Connector::new(settings)), headers: Arc::new(headers) }
+        let headers = Arc::new(headers(&settings));
+        Client { connector: Arc::new(Connector::new(settings)), headers }
     }
 
     /// A client for this connection string.
@@ -243,6 +227,21 @@ impl Client {
         Ok(Reading::new(messages, source.stream().map(str::to_owned)))
     }
 
+    /// The connection that calls take, made if there is none: for who speaks
+    /// the protocol on it without this client, as a load generator does.
+    ///
+    /// # Errors
+    /// No node can be reached.
+    pub async fn channel(&self) -> Result<Channel, Error> {
+        self.connector.channel().await
+    }
+
+    /// What every call says of itself: who calls, and whether only the leader
+    /// may answer.
+    pub fn headers(&self) -> &MetadataMap {
+        &self.headers
+    }
+
     /// What operates a cluster. Annals only.
     pub fn cluster(&self) -> Cluster {
         Cluster::new(self.clone())
@@ -293,22 +292,31 @@ impl Client {
 
     pub(crate) fn request<T>(&self, message: T, deadline: Deadline) -> Request<T> {
         let mut request = Request::new(message);
+        *request.metadata_mut() = MetadataMap::clone(&self.headers);
         match deadline {
             Deadline::Default => request.set_timeout(self.settings().default_deadline),
             Deadline::Long => request.set_timeout(self.settings().default_deadline.max(LONG_DEADLINE)),
             Deadline::None => {}
         }
-        let metadata = request.metadata_mut();
-        if let Some(authorization) = &self.headers.authorization {
-            metadata.insert("authorization", authorization.clone());
-        }
-        if let Some(name) = &self.headers.connection_name {
-            metadata.insert("connection-name", name.clone());
-        }
-        let requires_leader = if self.headers.requires_leader { "true" } else { "false" };
-        metadata.insert("requires-leader", MetadataValue::from_static(requires_leader));
         request
     }
+}
+
+fn headers(settings: &Settings) -> MetadataMap {
+    let mut headers = MetadataMap::new();
+    if let Some(credentials) = &settings.credentials {
+        let plain = format!("{}:{}", credentials.user, credentials.password);
+        let mut value = MetadataValue::try_from(format!("Basic {}", BASE64.encode(plain)))
+            .expect("base64 is made of characters that a header may hold");
+        value.set_sensitive(true);
+        headers.insert("authorization", value);
+    }
+    if let Some(name) = settings.connection_name.as_ref().and_then(|name| MetadataValue::try_from(name).ok()) {
+        headers.insert("connection-name", name);
+    }
+    let requires_leader = if settings.node_preference == NodePreference::Leader { "true" } else { "false" };
+    headers.insert("requires-leader", MetadataValue::from_static(requires_leader));
+    headers
 }
 
 /// For changes of the membership, which wait for elections.
