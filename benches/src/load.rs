@@ -16,6 +16,12 @@ use std::time::Duration;
 use anyhow::Context;
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How late a timer may be that was set in time: tokio's are precise to a
+/// millisecond, which is more than a fast answer takes. What is later than this
+/// was held up by something and is charged in full.
+const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 
 /// One client: one request at a time, over and over.
 pub trait Worker: Send + 'static {
@@ -82,22 +88,46 @@ impl Measured {
 /// # Errors
 /// The first error of a worker; the others are stopped.
 pub async fn run<W: Worker>(workers: Vec<W>, plan: Plan, counted: Arc<AtomicU64>) -> anyhow::Result<Measured> {
+    run_until(workers, plan, counted, std::future::pending()).await
+}
+
+/// As [`run`], but no request is sent any more after `stop`. What is under way
+/// then is waited for: what was measured so far is whole.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until<W: Worker>(
+    workers: Vec<W>,
+    plan: Plan,
+    counted: Arc<AtomicU64>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<Measured> {
     let start = Instant::now();
+    let stopped = CancellationToken::new();
     let clock = Clock { start, begin: start + plan.warm_up, end: start + plan.warm_up + plan.measure };
     let due = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for worker in workers {
-        tasks.spawn(work(worker, plan.pace, clock, due.clone(), counted.clone()));
+        tasks.spawn(work(worker, plan.pace, clock, due.clone(), counted.clone(), stopped.clone()));
     }
     let mut all = Measured { requests: 0, units: 0, elapsed: plan.measure, latency: Histogram::new(3)? };
-    while let Some(one) = tasks.join_next().await {
+    tokio::pin!(stop);
+    loop {
+        let one = tokio::select! {
+            one = tasks.join_next() => one,
+            () = &mut stop, if !stopped.is_cancelled() => {
+                stopped.cancel();
+                all.elapsed = plan.measure.min(clock.begin.elapsed());
+                continue;
+            }
+        };
+        let Some(one) = one else { return Ok(all) };
         let one = one.context("a client panicked")??;
         all.requests += one.requests;
         all.units += one.units;
         all.elapsed = all.elapsed.max(one.elapsed);
         all.latency.add(one.latency)?;
     }
-    Ok(all)
 }
 
 #[derive(Clone, Copy)]
@@ -113,6 +143,7 @@ async fn work<W: Worker>(
     clock: Clock,
     due: Arc<AtomicU64>,
     counted: Arc<AtomicU64>,
+    stopped: CancellationToken,
 ) -> anyhow::Result<Measured> {
     let mut own = Measured { requests: 0, units: 0, elapsed: Duration::ZERO, latency: Histogram::new(3)? };
     loop {
@@ -121,11 +152,17 @@ async fn work<W: Worker>(
             Pace::Open { rate } => {
                 let turn = due.fetch_add(1, Ordering::Relaxed);
                 let at = clock.start + Duration::from_secs_f64(turn as f64 / rate);
-                tokio::time::sleep_until(at).await;
-                at
+                let in_time = Instant::now() <= at;
+                tokio::select! {
+                    () = tokio::time::sleep_until(at) => {}
+                    () = stopped.cancelled() => return Ok(own),
+                }
+                let woken = Instant::now();
+                // Nobody but our timer kept this request waiting.
+                if in_time && woken - at <= TIMER_LATE_MAX { woken } else { at }
             }
         };
-        if from >= clock.end {
+        if from >= clock.end || stopped.is_cancelled() {
             return Ok(own);
         }
         let units = worker.request().await?;
@@ -180,5 +217,16 @@ mod tests {
     async fn a_wrong_answer_ends_the_measurement() {
         let plan = Plan { warm_up: Duration::ZERO, measure: Duration::from_secs(60), pace: Pace::Closed };
         assert!(run(vec![Fails], plan, Arc::default()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_measured_before_a_stop_is_told() {
+        for pace in [Pace::Closed, Pace::Open { rate: 1_000.0 }] {
+            let plan = Plan { warm_up: Duration::ZERO, measure: Duration::from_secs(60), pace };
+            let stop = tokio::time::sleep(Duration::from_secs(1));
+            let measured = run_until(vec![Stalls(0), Stalls(0)], plan, Arc::default(), stop).await.expect("no error");
+            assert!((500..2_000).contains(&measured.requests), "{}", measured.requests);
+            assert!(measured.elapsed < Duration::from_secs(2), "{:?}", measured.elapsed);
+        }
     }
 }
