@@ -66,12 +66,18 @@ impl From<std::io::Error> for Failure {
 
 impl From<annals_client::Error> for Failure {
     fn from(error: annals_client::Error) -> Self {
-        let code = match error.kind() {
+        Failure::new(Code::of(&error), error)
+    }
+}
+
+impl Code {
+    /// What an error of the client means.
+    pub(crate) fn of(error: &annals_client::Error) -> Self {
+        match error.kind() {
             Kind::NotFound => Code::NotFound,
             Kind::Conflict => Code::Conflict,
             Kind::Unavailable => Code::Unavailable,
             Kind::Failed => Code::Failed,
-        };
-        Failure::new(code, error)
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{all, cluster, config, metrics, stream, verify, version};
+use crate::commands::{all, bench, cluster, config, metrics, stream, verify, version};
 use crate::failure::Failure;
 use crate::output::Format;
 
@@ -73,6 +73,8 @@ enum Command {
     All(all::Arguments),
     /// Operate a cluster.
     Cluster(cluster::Arguments),
+    /// Put load on a server or a cluster, and measure it.
+    Bench(bench::Arguments),
     /// Check the files of a node that is stopped, and print what is in them.
     Verify(verify::Arguments),
     /// Explain the configuration.
@@ -118,6 +120,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Stream(arguments) => stream::run(arguments).await,
         Command::All(arguments) => all::run(arguments).await,
         Command::Cluster(arguments) => cluster::run(arguments).await,
+        Command::Bench(arguments) => bench::run(arguments).await,
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Metrics(arguments) => metrics::run(&arguments),

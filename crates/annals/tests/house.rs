@@ -22,7 +22,7 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ),
         ("annals-server", BTreeSet::from(["annals-core", "annals-proto", "annals-raft", "annals-store", "tonic"])),
         ("annals-client", BTreeSet::from(["annals-proto", "tonic"])),
-        ("annals", BTreeSet::from(["annals-client", "annals-proto", "annals-server"])),
+        ("annals", BTreeSet::from(["annals-bench", "annals-client", "annals-proto", "annals-server"])),
         ("annals-bench", BTreeSet::from(["annals-client", "annals-proto", "tonic"])),
         // Who judges shares nothing with who is judged.
         ("annals-checker", BTreeSet::from([])),

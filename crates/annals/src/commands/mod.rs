@@ -1,6 +1,7 @@
 //! The commands, one file for each noun.
 
 pub(crate) mod all;
+pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod metrics;
