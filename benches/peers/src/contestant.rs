@@ -9,6 +9,7 @@ use serde::Serialize;
 pub(crate) enum Contestant {
     Annals,
     /// Annals with one call per append and 64 clients: what its batches are compared with.
+    #[value(skip)]
     AnnalsUnary,
     Etcd,
     Nats,
@@ -16,10 +17,18 @@ pub(crate) enum Contestant {
     Postgres,
     /// With a synchronous standby.
     PostgresStandby,
+    #[serde(rename = "umadb")]
+    #[value(name = "umadb")]
     UmaDb,
 }
 
 impl Contestant {
+    /// Whether it is measured when only these systems are asked for.
+    pub(crate) fn is_among(self, systems: &[Self]) -> bool {
+        let system = if self == Self::AnnalsUnary { Self::Annals } else { self };
+        systems.is_empty() || systems.contains(&system)
+    }
+
     /// As it is called in tables.
     pub(crate) fn title(self) -> &'static str {
         match self {

@@ -126,9 +126,8 @@ async fn measure_row(
     arguments: &Arguments,
     results: &mut Results,
 ) -> anyhow::Result<()> {
-    let takes_part = |one: &&Contestant| arguments.systems.is_empty() || arguments.systems.contains(one);
     for round in 1..=arguments.rounds {
-        for contestant in row.contestants.iter().filter(takes_part) {
+        for contestant in row.contestants.iter().filter(|one| one.is_among(&arguments.systems)) {
             let what = format!("{} round {round}: {}", row.name, contestant.title());
             let begin = Instant::now();
             let figures = setup.measure(row, *contestant).await.with_context(|| what.clone())?;

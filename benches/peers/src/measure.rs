@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use annals_bench::load::{Measured, Pace, Plan, Worker, run};
+use annals_bench::load::{Pace, Plan, Worker, run};
 
 use crate::contestant::Contestant;
 use crate::place::Place;
@@ -25,7 +25,7 @@ use crate::system::etcd::Etcd;
 use crate::system::nats::Nats;
 use crate::system::postgres::Postgres;
 use crate::system::umadb::UmaDb;
-use crate::system::{Programs, System};
+use crate::system::{Client as _, Programs, System};
 use crate::usage::{Usage, peak_memory_mb};
 
 /// Streams that appends go to.
@@ -71,81 +71,112 @@ impl Setup<'_> {
 
     async fn on<S: System>(&self, nodes: usize, load: Load) -> anyhow::Result<Figures> {
         let mut system = S::start(self.programs, self.place, nodes).await?;
-        let leader = system.leader().await?;
         match load {
             Load::Append { clients, events } => {
-                let clients = system.clients(leader, clients).await?;
-                let workers = append::appenders(clients, STREAMS, events);
-                self.run(&mut system, workers, Pace::Closed).await
+                let workers = append::appenders(leaders(&mut system, clients).await?, STREAMS, events);
+                self.appends(&mut system, workers, Pace::Closed).await
             }
             Load::BatchAppend { .. } => anyhow::bail!("only Annals has this call"),
             Load::CatchUp(fill) => {
-                append::fill(system.clients(leader, fill.clients).await?, fill).await?;
-                let reader = system.clients(leader, 1).await?.remove(0);
+                append::fill(leaders(&mut system, fill.clients).await?, fill).await?;
+                let reader = leaders(&mut system, 1).await?.remove(0);
                 self.catch_up(&mut system, reader, fill.all_events()).await
             }
             Load::Streams { fill, readers } => {
-                append::fill(system.clients(leader, fill.clients).await?, fill).await?;
-                let readers = read::stream_readers(system.clients(leader, readers).await?, fill);
-                self.run(&mut system, readers, Pace::Closed).await
+                append::fill(leaders(&mut system, fill.clients).await?, fill).await?;
+                let readers = read::stream_readers(leaders(&mut system, readers).await?, fill);
+                self.reads(&mut system, readers).await
             }
             Load::LinearReads { fill, readers } => {
-                append::fill(system.clients(leader, fill.clients).await?, fill).await?;
-                let mut clients = Vec::new();
-                for follower in (0..nodes).filter(|node| *node != leader) {
-                    clients.extend(system.clients(follower, readers / (nodes - 1)).await?);
-                }
-                let readers = read::event_readers(clients, fill);
-                self.run(&mut system, readers, Pace::Closed).await
+                append::fill(leaders(&mut system, fill.clients).await?, fill).await?;
+                let readers = read::event_readers(followers(&mut system, readers).await?, fill);
+                self.reads(&mut system, readers).await
             }
             Load::Live { clients, rate } => {
-                let subscriber = system.clients(leader, 1).await?.remove(0);
-                let workers = live::appenders(system.clients(leader, clients).await?, subscriber, STREAMS).await?;
-                self.run(&mut system, workers, Pace::Open { rate }).await
+                let subscriber = leaders(&mut system, 1).await?.remove(0);
+                let workers = live::appenders(leaders(&mut system, clients).await?, subscriber, STREAMS).await?;
+                self.appends(&mut system, workers, Pace::Open { rate }).await
             }
             Load::Failover { kills } => failover::measure(&mut system, kills).await,
         }
     }
 
-    /// Runs the workers, and looks at what the servers used for it.
-    async fn run<S: System, W: Worker>(&self, system: &mut S, workers: Vec<W>, pace: Pace) -> anyhow::Result<Figures> {
+    /// Measures workers that append: their units are events.
+    async fn appends<S: System, W: Worker>(
+        &self,
+        system: &mut S,
+        workers: Vec<W>,
+        pace: Pace,
+    ) -> anyhow::Result<Figures> {
+        let (mut figures, used, units) = self.run(system, workers, pace).await?;
+        let written = used.written_bytes as f64 / (units as f64 * EVENT_BYTES as f64);
+        figures.insert(Figure::WrittenPerByte, written);
+        Ok(figures)
+    }
+
+    async fn reads<S: System, W: Worker>(&self, system: &mut S, workers: Vec<W>) -> anyhow::Result<Figures> {
+        Ok(self.run(system, workers, Pace::Closed).await?.0)
+    }
+
+    /// Runs the workers. What the servers used counts from the first request to
+    /// the last, so it is told with all units that were done in this time,
+    /// warm-up included.
+    async fn run<S: System, W: Worker>(
+        &self,
+        system: &mut S,
+        workers: Vec<W>,
+        pace: Pace,
+    ) -> anyhow::Result<(Figures, Usage, u64)> {
         let counted = Arc::new(AtomicU64::new(0));
         let before = Usage::of(system.processes())?;
         let measured = run(workers, self.plan(pace), counted.clone()).await?;
         let used = Usage::of(system.processes())?.since(before);
-        for process in system.processes() {
-            process.check()?;
-        }
-        let mut figures = figures(&measured, used, counted.load(Ordering::Relaxed))?;
-        figures.extend(peak_memory_mb(system.processes())?.map(|memory| (Figure::MemoryMb, memory)));
-        Ok(figures)
+        anyhow::ensure!(measured.requests > 0, "nothing was answered in the time that counts");
+        let units = counted.load(Ordering::Relaxed);
+        let mut figures = Figures::from([
+            (Figure::Rate, measured.rate()),
+            (Figure::P50Ms, measured.milliseconds(0.5)),
+            (Figure::P99Ms, measured.milliseconds(0.99)),
+        ]);
+        figures.extend(servers(system, used, units)?);
+        Ok((figures, used, units))
     }
 
     async fn catch_up<S: System>(&self, system: &mut S, mut reader: S::Client, events: u64) -> anyhow::Result<Figures> {
-        use crate::system::Client;
         let before = Usage::of(system.processes())?;
         let begin = Instant::now();
         reader.read_all(events).await?;
         let seconds = begin.elapsed().as_secs_f64();
         let used = Usage::of(system.processes())?.since(before);
-        let mut figures = Figures::from([
-            (Figure::Rate, events as f64 / seconds),
-            (Figure::CpuPerMillion, used.cpu_seconds * 1e6 / events as f64),
-        ]);
-        figures.extend(peak_memory_mb(system.processes())?.map(|memory| (Figure::MemoryMb, memory)));
+        let mut figures = Figures::from([(Figure::Rate, events as f64 / seconds)]);
+        figures.extend(servers(system, used, events)?);
         Ok(figures)
     }
 }
 
-/// What the servers used counts from the first request to the last, so it is
-/// divided by all that was done in this time, warm-up included.
-fn figures(measured: &Measured, used: Usage, units: u64) -> anyhow::Result<Figures> {
-    anyhow::ensure!(measured.requests > 0, "nothing was answered in the time that counts");
-    Ok(Figures::from([
-        (Figure::Rate, measured.rate()),
-        (Figure::P50Ms, measured.milliseconds(0.5)),
-        (Figure::P99Ms, measured.milliseconds(0.99)),
-        (Figure::CpuPerMillion, used.cpu_seconds * 1e6 / units as f64),
-        (Figure::WrittenPerByte, used.written_bytes as f64 / (units as f64 * EVENT_BYTES as f64)),
-    ]))
+/// Clients of the node that leads now.
+async fn leaders<S: System>(system: &mut S, clients: usize) -> anyhow::Result<Vec<S::Client>> {
+    let leader = system.leader().await?;
+    system.clients(leader, clients).await
+}
+
+/// Clients of the nodes that do not lead, shared out evenly.
+async fn followers<S: System>(system: &mut S, clients: usize) -> anyhow::Result<Vec<S::Client>> {
+    let leader = system.leader().await?;
+    let nodes = system.processes().len();
+    let mut all = Vec::with_capacity(clients);
+    for follower in (0..nodes).filter(|node| *node != leader) {
+        all.extend(system.clients(follower, clients / (nodes - 1)).await?);
+    }
+    Ok(all)
+}
+
+/// What doing so many units took of the servers, which must all be alive.
+fn servers<S: System>(system: &mut S, used: Usage, units: u64) -> anyhow::Result<Figures> {
+    for process in system.processes() {
+        process.check()?;
+    }
+    let mut figures = Figures::from([(Figure::CpuPerMillion, used.cpu_seconds * 1e6 / units as f64)]);
+    figures.extend(peak_memory_mb(system.processes())?.map(|memory| (Figure::MemoryMb, memory)));
+    Ok(figures)
 }

@@ -20,20 +20,19 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 
 use super::append::{Events, name};
-use super::{Figures, Setup};
-use crate::system::System;
+use super::{Figures, Setup, leaders};
 use crate::system::annals::{Annals, AnnalsClient, id, identifier, metadata};
+use crate::system::{Event, System};
 
 impl Setup<'_> {
     pub(super) async fn batches(&self, nodes: usize, streams: usize, in_flight: usize) -> anyhow::Result<Figures> {
         let mut system = Annals::start(self.programs, self.place, nodes).await?;
-        let leader = system.leader().await?;
         let mut workers = Vec::new();
-        for (stream, client) in system.clients(leader, streams).await?.into_iter().enumerate() {
+        for (stream, client) in leaders(&mut system, streams).await?.into_iter().enumerate() {
             let call = Arc::new(Call::open(client, stream).await?);
             workers.extend((0..in_flight).map(|_| Single { call: call.clone(), events: Events::new() }));
         }
-        self.run(&mut system, workers, Pace::Closed).await
+        self.appends(&mut system, workers, Pace::Closed).await
     }
 }
 
@@ -64,7 +63,7 @@ impl Call {
     }
 
     /// Sends the next append; its revision, and where the answer will come.
-    fn send(&self, event: &crate::system::Event) -> anyhow::Result<(u64, oneshot::Receiver<BatchAppendResp>)> {
+    fn send(&self, event: &Event) -> anyhow::Result<(u64, oneshot::Receiver<BatchAppendResp>)> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock().expect("nothing panics under this lock");
         let revision = state.next_revision;

@@ -184,6 +184,8 @@ impl super::Client for AnnalsClient {
         let mut answers = self.read(stream_options(stream, revision, 1), true).await?;
         let event = next_event(&mut answers).await?.context("no event was answered")?;
         anyhow::ensure!(event.stream_revision == revision, "revision {} for {revision}", event.stream_revision);
+        // To its end: an answer that is dropped early is reset, and a connection with many resets is closed.
+        anyhow::ensure!(next_event(&mut answers).await?.is_none(), "two events for one");
         Ok(())
     }
 

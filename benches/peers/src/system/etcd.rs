@@ -15,7 +15,7 @@ use self::rpc::compare::{CompareResult, CompareTarget, TargetUnion};
 use self::rpc::kv_client::KvClient;
 use self::rpc::maintenance_client::MaintenanceClient;
 use self::rpc::request_op::Request;
-use self::rpc::{Compare, PutRequest, RangeRequest, RequestOp, StatusRequest, StatusResponse, TxnRequest};
+use self::rpc::{Compare, KeyValue, PutRequest, RangeRequest, RequestOp, StatusRequest, StatusResponse, TxnRequest};
 use super::grpc::{MESSAGE_BYTES_MAX, channels, connect};
 use super::{Client, Event, Head, Programs, System};
 use crate::place::Place;
@@ -26,9 +26,6 @@ use crate::wait::until;
 mod rpc {
     tonic::include_proto!("etcdserverpb");
 }
-
-/// Events of one answer in a catch-up read: about 300 KB.
-const PAGE: i64 = 1_000;
 
 pub(crate) struct Etcd {
     processes: Vec<Process>,
@@ -99,6 +96,24 @@ pub(crate) struct EtcdClient {
     kv: KvClient<Channel>,
 }
 
+impl EtcdClient {
+    /// The names of all streams, and how many events they have: what the heads say.
+    async fn streams(&mut self) -> anyhow::Result<Vec<(String, u64)>> {
+        let heads = self.range(Bytes::from_static(b"h/"), Bytes::from_static(b"h0")).await?;
+        let stream = |head: KeyValue| {
+            let name = std::str::from_utf8(&head.key)?.strip_prefix("h/").context("a head without its prefix")?;
+            anyhow::Ok((name.to_owned(), std::str::from_utf8(&head.value)?.parse()?))
+        };
+        heads.into_iter().map(stream).collect()
+    }
+
+    /// What this member has from `key` up to `range_end`, exclusive.
+    async fn range(&mut self, key: Bytes, range_end: Bytes) -> anyhow::Result<Vec<KeyValue>> {
+        let request = RangeRequest { key, range_end, serializable: true };
+        Ok(self.kv.range(request).await.context("a range failed")?.into_inner().kvs)
+    }
+}
+
 impl Client for EtcdClient {
     async fn append(&mut self, stream: &str, head: &mut Head, events: &[Event]) -> anyhow::Result<()> {
         let due = head.events + events.len() as u64;
@@ -123,43 +138,23 @@ impl Client for EtcdClient {
     }
 
     async fn read_stream(&mut self, stream: &str, events: u64) -> anyhow::Result<()> {
-        let request = RangeRequest {
-            key: key(stream, 0),
-            range_end: key(stream, u64::MAX),
-            serializable: true,
-            ..RangeRequest::default()
-        };
-        let answer = self.kv.range(request).await.context("a range failed")?.into_inner();
-        for (revision, found) in (0..).zip(&answer.kvs) {
-            if found.key != key(stream, revision) || found.value.is_empty() {
-                bail!("{:?} came where revision {revision} of {stream} was due", found.key);
+        let found = self.range(key(stream, 0), key(stream, u64::MAX)).await?;
+        for (revision, event) in (0..).zip(&found) {
+            if event.key != key(stream, revision) || event.value.is_empty() {
+                bail!("{:?} came where revision {revision} of {stream} was due", event.key);
             }
         }
-        anyhow::ensure!(answer.kvs.len() as u64 == events, "{stream} has {} events, not {events}", answer.kvs.len());
+        anyhow::ensure!(found.len() as u64 == events, "{stream} has {} events, not {events}", found.len());
         Ok(())
     }
 
     async fn read_all(&mut self, events: u64) -> anyhow::Result<()> {
+        // Stream by stream: this version goes through all keys up to the end of
+        // a range for every page of it.
         let mut count = 0;
-        let mut from = Bytes::from_static(b"e/");
-        loop {
-            let request = RangeRequest {
-                key: from.clone(),
-                range_end: Bytes::from_static(b"e0"),
-                limit: PAGE,
-                serializable: true,
-            };
-            let page = self.kv.range(request).await.context("a range failed")?.into_inner();
-            for found in &page.kvs {
-                anyhow::ensure!(found.key >= from, "{:?} came after {from:?}", found.key);
-                from = found.key.clone();
-                count += 1;
-            }
-            if !page.more {
-                break;
-            }
-            // The least key after the last one.
-            from = [from.as_ref(), &[0]].concat().into();
+        for (stream, events) in self.streams().await? {
+            self.read_stream(&stream, events).await?;
+            count += events;
         }
         anyhow::ensure!(count == events, "{count} events were read, not {events}");
         Ok(())

@@ -122,10 +122,9 @@ pub(crate) struct NatsClient {
 
 impl NatsClient {
     /// The messages of a new ordered consumer, which has no acknowledgements.
-    async fn consume(&self, filter: &str, deliver_policy: DeliverPolicy) -> anyhow::Result<push::Ordered> {
+    async fn consume(&self, deliver_policy: DeliverPolicy) -> anyhow::Result<push::Ordered> {
         let config = push::OrderedConfig {
             deliver_subject: self.context.client().new_inbox(),
-            filter_subject: filter.to_owned(),
             deliver_policy,
             ..push::OrderedConfig::default()
         };
@@ -156,34 +155,40 @@ impl Client for NatsClient {
     }
 
     async fn read_stream(&mut self, stream: &str, events: u64) -> anyhow::Result<()> {
-        let messages = self.consume(&subject(stream), DeliverPolicy::All).await?;
-        take(messages, events).await
+        // Message by message: a consumer for each read is half as fast in this version.
+        let subject = subject(stream);
+        let end = self.events.direct_get_last_for_subject(subject.clone()).await?.sequence;
+        let (mut count, mut last) = (0, 0);
+        while last < end {
+            let message = self.events.direct_get_next_for_subject(subject.clone(), Some(last + 1)).await?;
+            anyhow::ensure!(message.sequence > last, "sequence {} came after {last}", message.sequence);
+            anyhow::ensure!(!message.payload.is_empty(), "a message without a payload");
+            last = message.sequence;
+            count += 1;
+        }
+        anyhow::ensure!(count == events, "{stream} has {count} events, not {events}");
+        Ok(())
     }
 
     async fn read_all(&mut self, events: u64) -> anyhow::Result<()> {
-        let messages = self.consume(&subject(">"), DeliverPolicy::All).await?;
-        take(messages, events).await
+        let mut messages = self.consume(DeliverPolicy::All).await?;
+        let (mut pending, mut last) = (events, 0);
+        while pending > 0 {
+            let message = messages.next().await.context("the consumer ended")??;
+            let info = message.info().map_err(anyhow::Error::from_boxed)?;
+            anyhow::ensure!(info.stream_sequence > last, "sequence {} came after {last}", info.stream_sequence);
+            anyhow::ensure!(!message.payload.is_empty(), "a message without a payload");
+            last = info.stream_sequence;
+            pending -= 1;
+            anyhow::ensure!(pending > 0 || info.pending == 0, "more than {events} messages");
+        }
+        Ok(())
     }
 
     async fn subscribe(self) -> anyhow::Result<BoxStream<'static, anyhow::Result<Bytes>>> {
-        let messages = self.consume(&subject(">"), DeliverPolicy::New).await?;
+        let messages = self.consume(DeliverPolicy::New).await?;
         Ok(messages.map(|message| Ok(message?.payload.clone())).boxed())
     }
-}
-
-/// Takes this many messages in order; there must be no more.
-async fn take(mut messages: push::Ordered, events: u64) -> anyhow::Result<()> {
-    let (mut pending, mut last) = (events, 0);
-    while pending > 0 {
-        let message = messages.next().await.context("the consumer ended")??;
-        let info = message.info().map_err(anyhow::Error::from_boxed)?;
-        anyhow::ensure!(info.stream_sequence > last, "sequence {} came after {last}", info.stream_sequence);
-        anyhow::ensure!(!message.payload.is_empty(), "a message without a payload");
-        last = info.stream_sequence;
-        pending -= 1;
-        anyhow::ensure!(pending > 0 || info.pending == 0, "more than {events} messages");
-    }
-    Ok(())
 }
 
 fn subject(stream: &str) -> String {
