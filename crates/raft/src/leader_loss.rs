@@ -21,6 +21,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use annals_proto::annals::internal::v1 as pb;
@@ -57,6 +58,14 @@ const ANSWER: Duration = Duration::from_millis(400);
 /// The stream of a leader ended, in whatever way.
 pub(crate) async fn stream_ended(node: Node, leader: u64) {
     let Some(running) = node.running() else { return };
+    // A leader that goes takes several streams with it: one look is enough.
+    if !running.looking.swap(true, Ordering::AcqRel) {
+        replace_if_gone(&node, running, leader).await;
+        running.looking.store(false, Ordering::Release);
+    }
+}
+
+async fn replace_if_gone(node: &Node, running: &Running, leader: u64) {
     let before = running.metrics();
     let own = running.identity.node;
     let membership = before.membership_config.membership().clone();
@@ -65,7 +74,7 @@ pub(crate) async fn stream_ended(node: Node, leader: u64) {
         return;
     }
     let others = membership.nodes().filter(|(id, _)| **id != own && **id != leader && votes(**id));
-    let asked = others.map(|(id, info)| async { Some((ask(&node, running, *id, info, leader).await?, *id)) });
+    let asked = others.map(|(id, info)| async { Some((ask(node, running, *id, info, leader).await?, *id)) });
     let mut refused: Vec<(Reverse<u64>, u64)> = join_all(asked).await.into_iter().flatten().collect();
     refused.push((log_end(&before), own));
     if !is_quorum(&membership, &refused.iter().map(|(_, id)| *id).collect()) {

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -136,6 +136,8 @@ pub(crate) struct Running {
     pub(crate) removed: watch::Sender<bool>,
     pub(crate) outdated: watch::Sender<Option<String>>,
     pub(crate) memory: PeerMemory,
+    /// Whether it is being looked into whether the leader is gone.
+    pub(crate) looking: AtomicBool,
     reads: ReadIndex,
     forwarder: Arc<Forwarder>,
 }
@@ -711,6 +713,7 @@ impl Node {
             catch_ups: Arc::default(),
             removed: removed.clone(),
             outdated: inner.outdated.clone(),
+            looking: AtomicBool::new(false),
             memory: inner.memory.clone(),
             reads,
             forwarder,

@@ -152,8 +152,15 @@ impl Replication for NodeServices {
         let incoming = request.into_inner();
         let node = self.node.clone();
         let ended = futures::stream::once(std::future::ready(None));
-        let requests = incoming.map(Some).chain(ended).scan((), move |(), request| {
-            if !matches!(request, Some(Ok(_))) {
+        let requests = incoming.map(Some).chain(ended).scan(0_u64, move |received, request| {
+            let is_news = match &request {
+                Some(Ok(_)) => false,
+                Some(Err(_)) => true,
+                // A heartbeat is a stream of one request, which ends so.
+                None => *received > 1,
+            };
+            *received += 1;
+            if is_news {
                 let lost = leader_loss::stream_ended(node.clone(), from);
                 node.tasks().spawn(until(node.stopping().clone(), lost));
             }
