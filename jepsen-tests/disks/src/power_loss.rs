@@ -93,16 +93,6 @@ pub struct Volume {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
-impl Moment {
-    /// The moment at which the log of writes is longer by so many bytes, or
-    /// its end. It may lie between a write and the flush that makes it durable,
-    /// where a moment taken by the clock rarely falls.
-    #[must_use]
-    pub fn later(self, bytes: u64) -> Moment {
-        Moment(self.0.saturating_add(bytes))
-    }
-}
-
 /// What mounting an image led to.
 #[derive(Debug)]
 pub enum Restored {
@@ -286,6 +276,12 @@ impl Cut {
     /// How many writes and flushes the disk had seen at a moment.
     pub fn entries_at(&self, moment: Moment) -> usize {
         self.log.until(moment.0)
+    }
+
+    /// How many writes of a moment were not flushed yet.
+    pub fn unflushed_at(&self, moment: Moment) -> usize {
+        let cut = self.log.until(moment.0);
+        cut - self.log.durable(cut)
     }
 
     /// How many writes and flushes the disk saw.

@@ -26,27 +26,68 @@ use crate::harness::{Harness, Job, READY, Report, Shape};
 /// The size of a volume; sparse.
 pub(crate) const BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
-/// Bytes of the log of writes by which the nodes' moments differ at most.
-const SKEW: u64 = 64 * 1024;
+/// Looks at the disks around a moment; that at which most of them are between a
+/// write and its flush is the one that matters.
+const LOOKS: usize = 50;
+
+/// Between two of them: a sync takes ten times as long on such a disk.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// How often it is tried to see all disks at one moment.
+const AT_ONCE_TRIES: usize = 1_000;
 
 /// Under such a disk's hundred syncs a second the usual load would only queue.
 fn modest(harness: &Harness, seed: u64) -> Plan {
     Plan { seed, appends_per_second: 60.0, reads_per_second: 40.0, subscriptions: 3, ..harness.plan() }
 }
 
-/// A moment of the whole cluster: each disk at a time after `time`.
+/// A moment of the whole cluster.
+///
+/// It has to be one moment: a disk that is cut later than another may hold what
+/// its node was told of the other's later writes, and no power cut leaves a
+/// cluster that knows of what nobody has.
 struct Noted {
     time: Nanos,
     /// Empty: as the disks are at the end.
     moments: Vec<(NodeNumber, Moment)>,
 }
 
-fn note(harness: &Harness, volumes: &[(NodeNumber, Volume)]) -> Result<Noted> {
-    // First the time, then the disks: what was acknowledged by then was synced
-    // by then.
-    let time = harness.recorder.now();
-    let moments = volumes.iter().map(|(node, volume)| Ok((*node, volume.moment()?))).collect::<Result<Vec<_>>>()?;
-    Ok(Noted { time, moments })
+/// Some moments close to each other.
+async fn note(harness: &Harness, volumes: &[(NodeNumber, Volume)]) -> Result<Vec<Noted>> {
+    let mut noted = Vec::with_capacity(LOOKS);
+    for _ in 0..LOOKS {
+        // First the time, then the disks: what was acknowledged by then was
+        // synced by then.
+        let time = harness.recorder.now();
+        noted.push(Noted { time, moments: at_once(volumes)? });
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(noted)
+}
+
+/// All disks at one moment: nothing was written to any of them from the first
+/// look at the last of them to the second look at the first.
+fn at_once(volumes: &[(NodeNumber, Volume)]) -> Result<Vec<(NodeNumber, Moment)>> {
+    let look = || volumes.iter().map(|(node, volume)| Ok((*node, volume.moment()?))).collect::<Result<Vec<_>>>();
+    for _ in 0..AT_ONCE_TRIES {
+        let seen = look()?;
+        if seen == look()? {
+            return Ok(seen);
+        }
+    }
+    anyhow::bail!("the disks are never all still between two looks")
+}
+
+/// One of the moments at which most disks had writes that were not flushed.
+fn choose(noted: &[Noted], cuts: &[(NodeNumber, Cut)], seed: u64) -> Option<usize> {
+    let unflushed = |noted: &Noted| {
+        let cut = |node| cuts.iter().find(|(each, _)| *each == node).map(|(_, cut)| cut);
+        noted.moments.iter().filter(|(node, at)| cut(*node).is_some_and(|cut| cut.unflushed_at(*at) > 0)).count()
+    };
+    let counts: Vec<usize> = noted.iter().map(unflushed).collect();
+    let most = counts.iter().max()?;
+    let best: Vec<usize> = (0..noted.len()).filter(|at| counts[*at] == *most).collect();
+    Some(best[usize::try_from(seed).unwrap_or(0) % best.len()])
 }
 
 async fn on_volumes(job: Job, shape: Shape) -> Result<(Harness, Vec<(NodeNumber, Volume)>)> {
@@ -76,7 +117,7 @@ pub(crate) async fn run(job: Job, forks: usize, settings: Settings) -> Result<Re
     let mut noted = Vec::new();
     for _ in 1..forks.max(2) {
         tokio::time::sleep(Duration::from_millis(rng.random_range(600..1_800))).await;
-        noted.push(note(&harness, &volumes)?);
+        noted.push(note(&harness, &volumes).await?);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let start = harness.recorder.now();
@@ -94,10 +135,11 @@ pub(crate) async fn run(job: Job, forks: usize, settings: Settings) -> Result<Re
 
     // The forks of the earlier moments, then that of the cut itself, which
     // the run goes on with.
-    noted.push(Noted { time: start, moments: Vec::new() });
+    noted.push(vec![Noted { time: start, moments: Vec::new() }]);
     for (number, noted) in noted.iter().enumerate() {
         let start = harness.recorder.now();
         let fork = Fork { number, seed: harness.job.seed.wrapping_mul(97).wrapping_add(number as u64) };
+        let noted = choose(noted, &cuts, fork.seed).map(|at| &noted[at]).context("a moment was noted")?;
         let detail = fork.raise(&mut harness, &mut cuts, noted, &mut volumes).await?;
         let nodes = harness.testbed.nodes();
         harness.noted("F5", "images", &nodes, start, detail);
@@ -199,10 +241,8 @@ impl Fork {
             let name = format!("fork-{}", self.number);
             let seed = self.seed.wrapping_mul(31).wrapping_add(u64::from(node));
             let (back, restored, loss) = blocking(move || {
-                // A little later on each: cuts between a write and its flush
-                // are the ones that matter.
                 let image = match moment {
-                    Some(moment) => cut.image_at(moment.later(seed % SKEW), seed)?,
+                    Some(moment) => cut.image_at(moment, seed)?,
                     None => cut.image(seed)?,
                 };
                 let loss = format!("{:?}", image.loss);
@@ -301,7 +341,7 @@ fn before(records: Vec<Record>, time: Nanos) -> Vec<Record> {
                     append.complete = None;
                     append.outcome = unknown();
                 }
-                // The disks' moments are a little later than the time.
+                // The disks' moment is a little later than the time.
                 true
             }
             Record::Delete(delete) => {
