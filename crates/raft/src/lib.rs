@@ -33,6 +33,8 @@ mod ledger;
 mod lineage;
 mod log_store;
 mod maintenance;
+#[doc(hidden)]
+pub mod micro;
 #[cfg(feature = "seeded-bugs")]
 mod mistakes;
 mod network;

@@ -25,5 +25,7 @@ pub mod version;
 pub use annals_core::seeded;
 pub use config::Config;
 pub use context::Context;
+#[doc(hidden)]
+pub use grpc::streams::micro;
 pub use metrics::Metrics;
 pub use run::{RunError, Server, run};

@@ -13,6 +13,7 @@ mod batch_append;
 pub(crate) mod budget;
 pub(crate) mod convert;
 mod delete;
+pub mod micro;
 mod page;
 mod query;
 mod read;
