@@ -5,8 +5,10 @@
 //! (protocol 5.1).
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
+use memchr::memmem::Finder;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -87,10 +89,8 @@ pub fn with_truncate_before(json: &[u8], before: Revision) -> Bytes {
 pub fn correlation_id(json: &[u8]) -> Option<String> {
     // Most metadata does not have the key; looking for its bytes is cheaper
     // than parsing.
-    const KEY: &[u8] = b"$correlationId";
-    if !json.windows(KEY.len()).any(|window| window == KEY) {
-        return None;
-    }
+    static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("$correlationId"));
+    KEY.find(json)?;
     let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(json).ok()?;
     let id: String = serde_json::from_str(fields.get("$correlationId")?.get()).ok()?;
     (!id.is_empty()).then_some(id)

@@ -185,9 +185,24 @@ pub(crate) fn decode_vote(bytes: &[u8]) -> Result<Vote, CodecError> {
     decode::<VoteForm>(bytes).map(Vote::from)
 }
 
+/// A membership as a part of every mark, encoded once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EncodedMembership(Bytes);
+
+impl From<&StoredMembership> for EncodedMembership {
+    fn from(membership: &StoredMembership) -> Self {
+        // A mark has the version at its front.
+        EncodedMembership(encode(&StoredMembershipForm::from(membership)).slice(1..))
+    }
+}
+
 /// What the store keeps with its mark: the applied log id and membership.
-pub(crate) fn encode_mark(applied: &LogId, membership: &StoredMembership) -> Bytes {
-    encode(&(LogIdForm::from(applied), StoredMembershipForm::from(membership)))
+pub(crate) fn encode_mark(applied: &LogId, membership: &EncodedMembership) -> Bytes {
+    let applied = encode(&LogIdForm::from(applied));
+    let mut mark = BytesMut::with_capacity(applied.len() + membership.0.len());
+    mark.put_slice(&applied);
+    mark.put_slice(&membership.0);
+    mark.freeze()
 }
 
 pub(crate) fn decode_mark(bytes: &[u8]) -> Result<(LogId, StoredMembership), CodecError> {
@@ -484,13 +499,16 @@ mod tests {
     #[test]
     fn a_mark_and_a_snapshot_come_back_as_they_were() {
         let stored = StoredMembership::new(Some(log_id(1, 1, 1)), membership());
-        assert_eq!(decode_mark(&encode_mark(&log_id(2, 1, 9), &stored)), Ok((log_id(2, 1, 9), stored.clone())));
+        assert_eq!(
+            decode_mark(&encode_mark(&log_id(2, 1, 9), &(&stored).into())),
+            Ok((log_id(2, 1, 9), stored.clone()))
+        );
 
         let meta = SnapshotMeta { last_log_id: Some(log_id(2, 1, 9)), last_membership: stored };
         assert_eq!(decode_snapshot(&encode_snapshot(&meta, 77, b"r")), Ok((meta, 77, Bytes::from_static(b"r"))));
 
         let empty = StoredMembership::default();
-        assert_eq!(decode_mark(&encode_mark(&log_id(0, 0, 0), &empty)), Ok((log_id(0, 0, 0), empty)));
+        assert_eq!(decode_mark(&encode_mark(&log_id(0, 0, 0), &(&empty).into())), Ok((log_id(0, 0, 0), empty)));
     }
 
     #[test]

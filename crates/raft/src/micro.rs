@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use openraft::EntryPayload;
 
-use crate::codec::{self, LogIdForm};
+use crate::codec::{self, EncodedMembership, LogIdForm};
 use crate::types::{Entry, LogId, Membership, NodeInfo, Proposal, StoredMembership};
 
 /// An entry of the log.
@@ -32,7 +32,7 @@ impl LogEntry {
 
 /// What the store keeps with every applied entry.
 #[derive(Debug)]
-pub struct Applied(LogId, StoredMembership);
+pub struct Applied(LogId, EncodedMembership);
 
 impl Applied {
     /// In a cluster of as many voters.
@@ -41,7 +41,7 @@ impl Applied {
         let node = |id: &u64| (*id, NodeInfo { address: format!("node-{id}.example:2113"), incarnation: [7; 16] });
         let nodes: BTreeMap<u64, NodeInfo> = ids.iter().map(node).collect();
         let membership = Membership::new(vec![ids], nodes).expect("every voter has a node");
-        Applied(log_id(), StoredMembership::new(Some(log_id()), membership))
+        Applied(log_id(), EncodedMembership::from(&StoredMembership::new(Some(log_id()), membership)))
     }
 
     /// The bytes that go with the entry.

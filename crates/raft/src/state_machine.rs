@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::blocking;
-use crate::codec;
+use crate::codec::{self, EncodedMembership};
 use crate::event_store::{CatchUp, EventStore, SnapshotShelf};
 use crate::flusher::stop_process;
 use crate::log_store::LogStore;
@@ -52,12 +52,24 @@ struct Shared<S, L> {
     store: S,
     log: L,
     observer: Arc<dyn Observer>,
-    membership: Mutex<StoredMembership>,
+    membership: Mutex<Known>,
     /// How many entries are applied: the next index. (Indexes begin at 0.)
     applied: watch::Sender<u64>,
     applied_bytes: AtomicU64,
     /// Set when this node's removal from the membership is applied.
     removed: watch::Sender<bool>,
+}
+
+/// The applied membership, and as what it goes into the mark of each entry.
+struct Known {
+    stored: StoredMembership,
+    encoded: EncodedMembership,
+}
+
+impl Known {
+    fn new(stored: StoredMembership) -> Self {
+        Known { encoded: EncodedMembership::from(&stored), stored }
+    }
 }
 
 impl<S: EventStore, L: SnapshotShelf> StateMachine<S, L> {
@@ -85,7 +97,7 @@ impl<S: EventStore, L: SnapshotShelf> StateMachine<S, L> {
                 store,
                 log,
                 observer,
-                membership: Mutex::new(membership),
+                membership: Mutex::new(Known::new(membership)),
                 applied: watch::Sender::new(applied),
                 applied_bytes: AtomicU64::new(0),
                 removed,
@@ -136,16 +148,17 @@ impl<S: EventStore, L: SnapshotShelf> Shared<S, L> {
                 }
             }
             EntryPayload::Membership(membership) => {
-                let stored = StoredMembership::new(Some(log_id), membership);
-                let before = std::mem::replace(&mut *self.membership.lock(), stored);
                 let is_member = |membership: &StoredMembership| membership.get_node(&self.me).is_some();
-                if is_member(&before) && !is_member(&self.membership.lock()) {
+                let stored = StoredMembership::new(Some(log_id), membership);
+                let leaves = !is_member(&stored);
+                let before = std::mem::replace(&mut *self.membership.lock(), Known::new(stored));
+                if leaves && is_member(&before.stored) {
                     self.removed.send_replace(true);
                 }
                 None
             }
         };
-        let opaque = codec::encode_mark(&log_id, &self.membership.lock());
+        let opaque = codec::encode_mark(&log_id, &self.membership.lock().encoded);
         let events = batch.as_ref().map_or(0, events);
         let started = Instant::now();
         match self.store.apply(Mark { index: log_id.index(), opaque }, batch) {
@@ -239,12 +252,13 @@ impl<S: EventStore, L: SnapshotShelf> RaftStateMachine<TypeConfig> for StateMach
         };
         let last = meta.last_log_id.ok_or_else(|| io::Error::other("the snapshot includes no entry"))?;
         let encoded = codec::encode_snapshot(meta, position, &residue);
-        let mark = Mark { index: last.index(), opaque: codec::encode_mark(&last, &meta.last_membership) };
+        let membership = Known::new(meta.last_membership.clone());
+        let mark = Mark { index: last.index(), opaque: codec::encode_mark(&last, &membership.encoded) };
         let finish = move || catch_up.finish(mark, &residue);
         blocking::run(finish).await.map_err(io::Error::other)?.map_err(io::Error::other)?;
 
         self.shared.log.save_snapshot(encoded).await?;
-        *self.shared.membership.lock() = meta.last_membership.clone();
+        *self.shared.membership.lock() = membership;
         self.shared.applied.send_replace(last.index() + 1);
         Ok(())
     }

@@ -84,7 +84,7 @@ impl Database {
         }
     }
 
-    fn column(&self, column: Column) -> &ColumnFamily {
+    pub(crate) fn column(&self, column: Column) -> &ColumnFamily {
         self.rocks.cf_handle(column.name()).expect("every column family is opened")
     }
 

@@ -220,30 +220,42 @@ impl<'s> Effects<'s> {
 
     /// All of it as one write batch.
     pub(crate) fn seal(self) -> Sealed {
-        let Effects { columns, mut batch, totals, records, streams, indexes, mut key, .. } = self;
-        let mut value = Vec::new();
-        let put_runs = |batch: &mut WriteBatch, list: ListId, runs: &[Run]| {
-            for run in runs {
-                batch.put_cf(columns.runs, keys::run(list, run.last), run.encode());
-            }
+        let Effects { columns, mut batch, totals, records, streams, indexes, .. } = self;
+        let mut runs = Vec::with_capacity(streams.len() + indexes.len());
+        let mut add_runs = |list: ListId, of: Vec<Run>| {
+            runs.extend(of.into_iter().map(|run| (keys::run(list, run.last), run.encode())));
         };
-        let mut stream_heads = Vec::with_capacity(streams.len());
+        let mut stream_heads: Vec<(Box<[u8]>, StreamHead)> = Vec::with_capacity(streams.len());
         for (stream, slot) in streams {
             let Some(list) = slot.list.filter(|_| slot.changed) else { continue };
-            put_runs(&mut batch, list, &slot.runs);
-            let head = StreamHead { list, head: slot.head };
-            keys::head(Kind::Stream, stream.as_bytes(), &mut key);
-            head.encode(&mut value);
-            batch.put_cf(columns.heads, &key, &value);
+            add_runs(list, slot.runs);
             // Copied, not shared: the name is a slice of the whole entry.
-            stream_heads.push((key.as_slice().into(), head));
+            let mut key = Vec::with_capacity(1 + stream.as_bytes().len());
+            keys::head(Kind::Stream, stream.as_bytes(), &mut key);
+            stream_heads.push((key.into_boxed_slice(), StreamHead { list, head: slot.head }));
         }
-        let mut index_heads = Vec::with_capacity(indexes.len());
+        let mut index_heads: Vec<(Box<[u8]>, IndexHead)> = Vec::with_capacity(indexes.len());
         for (key, slot) in indexes {
-            put_runs(&mut batch, slot.head.list, &slot.runs);
-            slot.head.encode(&mut value);
-            batch.put_cf(columns.heads, &key, &value);
+            add_runs(slot.head.list, slot.runs);
             index_heads.push((key.into_boxed_slice(), slot.head));
+        }
+
+        // In the order of their keys: RocksDB looks for the place of each from
+        // that of the one before.
+        runs.sort_unstable_by_key(|(key, _)| *key);
+        stream_heads.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+        index_heads.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+        for (key, run) in runs {
+            batch.put_cf(columns.runs, key, run);
+        }
+        let mut value = Vec::new();
+        for (key, head) in &stream_heads {
+            head.encode(&mut value);
+            batch.put_cf(columns.heads, key, &value);
+        }
+        for (key, head) in &index_heads {
+            head.encode(&mut value);
+            batch.put_cf(columns.heads, key, &value);
         }
         Sealed { batch, streams: stream_heads, indexes: index_heads, records, totals }
     }

@@ -191,7 +191,7 @@ pub(crate) fn corrupt_head(key: &[u8], source: Corruption) -> Error {
 fn put_standing(database: &Database, batch: &mut WriteBatch, mark: &Mark, totals: &Totals) {
     let mut value = Vec::with_capacity(64 + mark.opaque.len());
     Standing::encode(mark, totals, &mut value);
-    batch.put_cf(database.columns().meta, Key::Standing.encode(), value);
+    batch.put_cf(database.column(Column::Meta), Key::Standing.encode(), value);
 }
 
 pub(crate) fn read_standing(database: &Database) -> Result<Standing, Error> {
