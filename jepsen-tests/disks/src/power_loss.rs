@@ -29,7 +29,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::block_log::{BlockLog, Loss};
-use crate::leftovers::{Step, Undo};
+use crate::leftovers::{self, Step, Undo};
 use crate::tools;
 
 /// The programs that this needs.
@@ -322,6 +322,9 @@ impl CrashImage {
 }
 
 fn make_home(directory: &Path, name: &str) -> Result<PathBuf> {
+    // Before anything is made: a run that was killed may have left files of the
+    // same names to be removed.
+    leftovers::sweep();
     fs::create_dir_all(directory)?;
     // The kernel names backing files by their real path.
     let home = directory.canonicalize()?.join(name);
