@@ -105,6 +105,13 @@ const fn bar(figure: Figure, must: &'static [Claim], goal: &'static [Claim]) -> 
     Bar { figure, must, goal }
 }
 
+/// Of one event per append, however many clients.
+const SINGLE_APPENDS: Bar = bar(
+    Figure::Rate,
+    &[TimesAtLeast(4.0, &[Etcd]), TimesAtLeast(1.0, &[PostgresStandby])],
+    &[TimesAtLeast(1.0, &[Nats])],
+);
+
 /// In the order in which they run.
 pub(crate) const ROWS: &[Row] = &[
     Row {
@@ -115,11 +122,7 @@ pub(crate) const ROWS: &[Row] = &[
         load: Load::Append { clients: 64, events: 1 },
         unit: "events",
         bars: &[
-            bar(
-                Figure::Rate,
-                &[TimesAtLeast(4.0, &[Etcd]), TimesAtLeast(1.0, &[PostgresStandby])],
-                &[TimesAtLeast(1.0, &[Nats])],
-            ),
+            SINGLE_APPENDS,
             bar(Figure::P99Ms, &[TimesAtMost(0.25, Etcd)], &[AtMost(12.0)]),
             bar(Figure::WrittenPerByte, &[AtMost(16.0)], &[AtMost(10.0)]),
         ],
@@ -131,14 +134,7 @@ pub(crate) const ROWS: &[Row] = &[
         contestants: REPLICATED,
         load: Load::Append { clients: 256, events: 1 },
         unit: "events",
-        bars: &[
-            bar(
-                Figure::Rate,
-                &[TimesAtLeast(4.0, &[Etcd]), TimesAtLeast(1.0, &[PostgresStandby])],
-                &[TimesAtLeast(1.0, &[Nats])],
-            ),
-            bar(Figure::MemoryMb, &[AtMost(400.0)], &[]),
-        ],
+        bars: &[SINGLE_APPENDS, bar(Figure::MemoryMb, &[AtMost(400.0)], &[])],
     },
     Row {
         name: "append-3-1",
