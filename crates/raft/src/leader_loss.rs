@@ -55,6 +55,16 @@ const PAUSES_ASKED: usize = 3;
 /// How long another voter may take for its looks.
 const ANSWER: Duration = Duration::from_millis(400);
 
+/// Whether a leader may be gone whose stream goes on like this, or ends, after so
+/// many requests. A heartbeat is a stream of one request, which ends in order.
+pub(crate) fn may_be_gone<T, E>(received: u64, next: Option<&Result<T, E>>) -> bool {
+    match next {
+        Some(Ok(_)) => false,
+        Some(Err(_)) => true,
+        None => received > 1,
+    }
+}
+
 /// The stream of a leader ended, in whatever way.
 pub(crate) async fn stream_ended(node: Node, leader: u64) {
     let Some(running) = node.running() else { return };
@@ -143,6 +153,14 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_heartbeat_that_ends_is_no_reason_to_look() {
+        assert!(!may_be_gone::<(), ()>(0, Some(&Ok(()))));
+        assert!(!may_be_gone::<(), ()>(1, None), "a heartbeat");
+        assert!(may_be_gone::<(), ()>(1, Some(&Err(()))), "a heartbeat that broke");
+        assert!(may_be_gone::<(), ()>(2, None), "entries came, and no more will");
+    }
 
     #[tokio::test]
     async fn an_address_refuses_once_nobody_listens_there() {

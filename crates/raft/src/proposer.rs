@@ -6,7 +6,7 @@
 //! every node the same whether it carries one command or fifty, and small ones
 //! cost a busy cluster half its rate. So: at once when nothing is in flight,
 //! else when a batch is worth an entry or its first command has waited long
-//! enough ([`Task::is_due`]). The busier the node, the larger the batches.
+//! enough ([`Gathered::is_due`]). The busier the node, the larger the batches.
 //!
 //! What a caller learns is exact. A command is *claimed* once, either by this
 //! task right before it proposes, or by its caller whose deadline passed; in
@@ -44,8 +44,9 @@ const IN_FLIGHT: usize = 16;
 /// are in flight.
 const WORTH_COMMANDS: usize = 32;
 const WORTH_BYTES: usize = 64 * 1024;
-/// How long a command waits for others while something is in flight. About what
-/// a commit takes on a good disk: whoever waits longer would gain nothing.
+/// How long a command waits for others while something is in flight, and the
+/// timer's millisecond at most on top. About what a commit takes on a good disk:
+/// whoever waits longer would gain nothing.
 const LINGER: Duration = Duration::from_millis(1);
 /// Commands that may wait; bytes are bounded by the budget.
 const QUEUE: usize = 65_536;
@@ -177,7 +178,7 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
         loop {
             self.gather();
             let has_room = self.in_flight.len() < IN_FLIGHT;
-            if has_room && self.is_due() {
+            if has_room && self.gathered.is_due(!self.in_flight.is_empty()) {
                 self.propose_gathered().await;
                 continue;
             }
@@ -212,12 +213,6 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
             let Ok(waiting) = self.waiting.try_recv() else { break };
             self.gathered.push(waiting);
         }
-    }
-
-    /// Whether what was gathered is to be proposed now.
-    fn is_due(&self) -> bool {
-        let Some(since) = self.gathered.since else { return false };
-        self.in_flight.is_empty() || self.gathered.is_worth_an_entry() || since.elapsed() >= LINGER
     }
 
     async fn propose_gathered(&mut self) {
@@ -316,8 +311,11 @@ impl Gathered {
         self.commands.len() >= BATCH_COMMANDS || self.bytes >= BATCH_BYTES
     }
 
-    fn is_worth_an_entry(&self) -> bool {
-        self.commands.len() >= WORTH_COMMANDS || self.bytes >= WORTH_BYTES
+    /// Whether this is to be proposed now, alone or beside others in flight.
+    fn is_due(&self, beside_others: bool) -> bool {
+        let Some(since) = self.since else { return false };
+        let is_worth_an_entry = self.commands.len() >= WORTH_COMMANDS || self.bytes >= WORTH_BYTES;
+        !beside_others || is_worth_an_entry || since.elapsed() >= LINGER
     }
 
     /// The next batch, and its bytes. What does not fit waits on.
@@ -350,5 +348,59 @@ async fn passed(moment: Option<tokio::time::Instant>) {
 fn refuse(waiting: Waiting, error: AppendError) {
     if !waiting.claimed.swap(true, Ordering::AcqRel) {
         let _ = waiting.reply.send(Err(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gathered(sizes: impl IntoIterator<Item = usize>) -> Gathered {
+        let budget = Arc::new(Semaphore::new(1_000_000));
+        let mut gathered = Gathered::default();
+        for size in sizes {
+            gathered.push(Waiting {
+                command: vec![0; size].into(),
+                kind: Kind::Append,
+                claimed: Arc::default(),
+                reply: oneshot::channel().0,
+                _permit: budget.clone().try_acquire_owned().expect("a permit is free"),
+            });
+        }
+        gathered
+    }
+
+    fn sizes(batch: &[Waiting]) -> Vec<usize> {
+        batch.iter().map(|waiting| waiting.command.len()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_waits_only_beside_others_and_never_long() {
+        assert!(!gathered([]).is_due(false));
+        let one = gathered([100]);
+        assert!(one.is_due(false));
+        assert!(!one.is_due(true));
+        tokio::time::advance(LINGER).await;
+        assert!(one.is_due(true));
+    }
+
+    #[tokio::test]
+    async fn enough_commands_or_bytes_do_not_wait() {
+        assert!(gathered([100; WORTH_COMMANDS]).is_due(true));
+        assert!(!gathered([100; WORTH_COMMANDS - 1]).is_due(true));
+        assert!(gathered([WORTH_BYTES]).is_due(true));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_into_a_batch_waits_on_and_a_large_command_goes_alone() {
+        let mut gathered = gathered([BATCH_BYTES - 1, 2, 2 * BATCH_BYTES]);
+        let (batch, bytes) = gathered.take();
+        assert_eq!((sizes(&batch), bytes), (vec![BATCH_BYTES - 1], BATCH_BYTES - 1));
+        let (batch, _) = gathered.take();
+        assert_eq!(sizes(&batch), [2]);
+        assert!(gathered.since.is_some(), "it waits on");
+        let (batch, _) = gathered.take();
+        assert_eq!(sizes(&batch), [2 * BATCH_BYTES]);
+        assert_eq!((gathered.bytes, gathered.since), (0, None));
     }
 }

@@ -153,14 +153,9 @@ impl Replication for NodeServices {
         let node = self.node.clone();
         let ended = futures::stream::once(std::future::ready(None));
         let requests = incoming.map(Some).chain(ended).scan(0_u64, move |received, request| {
-            let is_news = match &request {
-                Some(Ok(_)) => false,
-                Some(Err(_)) => true,
-                // A heartbeat is a stream of one request, which ends so.
-                None => *received > 1,
-            };
+            let may_be_gone = leader_loss::may_be_gone(*received, request.as_ref());
             *received += 1;
-            if is_news {
+            if may_be_gone {
                 let lost = leader_loss::stream_ended(node.clone(), from);
                 node.tasks().spawn(until(node.stopping().clone(), lost));
             }

@@ -2,10 +2,10 @@
 //!
 //! A read is a cursor that makes one page at a time, each on a thread that may
 //! block. While the connection takes a page the next one is made, and no more
-//! than that one: a slow reader holds two pages. It ends at
-//! what was there when it began: a read of everything ends also while others
-//! write. That moment is its stamp: a stream or an index is looked at as of the
-//! position that is told, not a little later.
+//! than that one: a slow reader holds two pages. It ends at what was there when
+//! it began: a read of everything ends also while others write. That moment is
+//! its stamp: a stream or an index is looked at as of the position that is told,
+//! not a little later.
 
 use std::time::{Instant, SystemTime};
 
