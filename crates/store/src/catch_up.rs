@@ -27,7 +27,7 @@ use crate::record::{Corruption, Record};
 use crate::remembered::Remembered;
 use crate::standing::Totals;
 use crate::state::State;
-use crate::store::{Inner, Mark};
+use crate::store::{Inner, Mark, Store};
 
 /// A second state in the making. Dropped unfinished, it leaves nothing behind.
 pub struct CatchUp {
@@ -126,8 +126,15 @@ impl CatchUp {
         if seeded::is(Bug::S12) {
             return CatchUp::begin_in_place(store, number, path);
         }
-        let current = store.state.load_full();
-        current.database.copy_to(&path)?;
+        // Most of it before the writer has to wait.
+        Store { inner: Arc::clone(&store) }.flush()?;
+        {
+            // The copy flushes what it finds: no part of an entry may be there.
+            let _writer = store.writer.lock();
+            let current = store.state.load_full();
+            current.settle()?;
+            current.database.copy_to(&path)?;
+        }
         let state = State::open(path, &store.options, &store.cache)?;
         Ok(CatchUp { store, number, state: Arc::new(state), taken_over: false })
     }
@@ -181,6 +188,7 @@ impl CatchUp {
         effects.take_node(expected.last_node);
         let index = mark.index;
         self.state.commit(effects.seal(), Some(mark))?;
+        self.state.settle()?;
         self.state.database.flush()?;
         let remembered = match seeded::is(Bug::S8) {
             false => self.state.read_remembered()?,

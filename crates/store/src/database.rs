@@ -1,16 +1,17 @@
 //! RocksDB: how it is opened, and nothing of what is in it.
 //!
 //! Every write goes without a write-ahead log: the replicated log is the log.
-//! All column families are flushed together (`atomic_flush`), so that after a
-//! crash the state is that after some entry, and the entries after it are
-//! applied again. `ReadTier::Persisted` tells which entry that would be.
+//! All column families are flushed together (`atomic_flush`), and never by
+//! RocksDB's own choice, so that after a crash the state is that after some
+//! entry, and the entries after it are applied again. `ReadTier::Persisted`
+//! tells which entry that would be.
 
 use std::path::{Path, PathBuf};
 
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
-    DBRawIterator, FlushOptions, ReadOptions, ReadTier, Snapshot, WriteBatch, checkpoint::Checkpoint,
+    DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteBatch, checkpoint::Checkpoint,
 };
 
 use crate::error::{Error, OpenError};
@@ -42,11 +43,15 @@ pub(crate) struct Columns<'d> {
 /// and the connections need theirs.
 const OPEN_FILES_MAX: i32 = 400;
 
+/// A memtable is never as large: when it is flushed is decided in
+/// [`crate::state`], never by RocksDB. Takes no memory by itself.
+const MEMTABLE_BYTES_NEVER: usize = 16 * 1024 * 1024 * 1024;
+
 impl Database {
     /// Opens the database in this directory, or makes it.
-    pub(crate) fn open(directory: &Path, options: &Options, cache: &Cache) -> Result<Database, OpenError> {
-        let columns = Column::ALL
-            .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, options, cache)));
+    pub(crate) fn open(directory: &Path, cache: &Cache) -> Result<Database, OpenError> {
+        let columns =
+            Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, cache)));
         let options = database_options();
         match DB::open_cf_descriptors(&options, directory, columns) {
             Ok(rocks) => Ok(Database { rocks, options }),
@@ -63,9 +68,8 @@ impl Database {
     /// not even by RocksDB.
     pub(crate) fn open_read_only(directory: &Path) -> Result<Database, rocksdb::Error> {
         let cache = Cache::new_lru_cache(Options::default().block_cache_bytes);
-        let columns = Column::ALL.map(|column| {
-            ColumnFamilyDescriptor::new(column.name(), column_options(column, &Options::default(), &cache))
-        });
+        let columns =
+            Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, &cache)));
         let mut options = database_options();
         options.create_if_missing(false);
         options.create_missing_column_families(false);
@@ -91,11 +95,6 @@ impl Database {
     /// The value under a key.
     pub(crate) fn get(&self, column: Column, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Error> {
         self.rocks.get_pinned_cf(self.column(column), key).map_err(reading)
-    }
-
-    /// What the database holds now, whatever is written meanwhile.
-    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
-        self.rocks.snapshot()
     }
 
     /// The value under a key as a crash now would leave it.
@@ -124,9 +123,19 @@ impl Database {
 
     /// Makes everything written durable.
     pub(crate) fn flush(&self) -> Result<(), Error> {
+        self.flush_all(true)
+    }
+
+    /// Begins to make everything written until now durable. Waits only where
+    /// too much is being flushed already.
+    pub(crate) fn begin_flush(&self) -> Result<(), Error> {
+        self.flush_all(false)
+    }
+
+    fn flush_all(&self, wait: bool) -> Result<(), Error> {
         let columns = Column::ALL.map(|column| self.column(column));
         let mut options = FlushOptions::default();
-        options.set_wait(true);
+        options.set_wait(wait);
         self.rocks
             .flush_cfs_opt(&columns.each_ref().map(|column| *column), &options)
             .map_err(|source| Error::Database { attempted: "flush the state", source })
@@ -244,7 +253,7 @@ fn database_options() -> rocksdb::Options {
     options
 }
 
-fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::Options {
+fn column_options(column: Column, cache: &Cache) -> rocksdb::Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
     blocks.set_block_size(16 * 1024);
@@ -261,7 +270,7 @@ fn column_options(column: Column, options: &Options, cache: &Cache) -> rocksdb::
     }
     let mut out = rocksdb::Options::default();
     out.set_block_based_table_factory(&blocks);
-    out.set_write_buffer_size(options.memtable_bytes);
+    out.set_write_buffer_size(MEMTABLE_BYTES_NEVER);
     out.set_max_write_buffer_number(4);
     // The same on every level: files of records never overlap, and a file that
     // need not be recompressed is moved instead of rewritten.

@@ -5,8 +5,8 @@
 //! Apply and catch-up both come through here, which is why a node that caught
 //! up cannot be told from one that applied.
 //!
-//! Heads are read once and changed in memory; [`Effects::seal`] makes one
-//! write batch of all of it. What follows from the log alone must come out the
+//! Records and what lies beside them go into a write batch; heads and runs, read
+//! once and changed in memory, go into the [`Delta`]. What follows from the log alone must come out the
 //! same on every node, so nothing here may depend on how events are grouped
 //! (runs excepted, see [`crate::runs`]) or on the order of a hash map.
 
@@ -18,11 +18,12 @@ use rocksdb::WriteBatch;
 use crate::chain::ChainHash;
 use crate::correlation;
 use crate::database::Columns;
+use crate::delta::Delta;
 use crate::error::Error;
 use crate::heads::{IndexHead, StreamHead};
 use crate::keys::{self, Kind, ListId};
 use crate::record::Record;
-use crate::runs::{self, Run};
+use crate::runs::Run;
 use crate::standing::Totals;
 use crate::state::State;
 
@@ -33,10 +34,16 @@ pub(crate) struct Effects<'s> {
     batch: WriteBatch,
     totals: Totals,
     records: Vec<Record>,
-    streams: HashMap<StreamName, StreamSlot>,
-    indexes: HashMap<Vec<u8>, IndexSlot>,
+    lists: Lists,
     /// Scratch for keys.
     key: Vec<u8>,
+}
+
+/// Heads and runs as the events leave them.
+#[derive(Default)]
+pub(crate) struct Lists {
+    streams: HashMap<StreamName, StreamSlot>,
+    indexes: HashMap<Vec<u8>, IndexSlot>,
 }
 
 /// A stream as the events leave it.
@@ -57,9 +64,7 @@ struct IndexSlot {
 /// What some events do, ready to be written.
 pub(crate) struct Sealed {
     pub(crate) batch: WriteBatch,
-    /// The heads that changed, by their keys.
-    pub(crate) streams: Vec<(Box<[u8]>, StreamHead)>,
-    pub(crate) indexes: Vec<(Box<[u8]>, IndexHead)>,
+    pub(crate) lists: Lists,
     pub(crate) records: Vec<Record>,
     pub(crate) totals: Totals,
 }
@@ -73,8 +78,7 @@ impl<'s> Effects<'s> {
             batch: WriteBatch::default(),
             totals: state.totals(),
             records: Vec::new(),
-            streams: HashMap::new(),
-            indexes: HashMap::new(),
+            lists: Lists::default(),
             key: Vec::new(),
         }
     }
@@ -112,7 +116,7 @@ impl<'s> Effects<'s> {
         if let Some(position) = slot.runs.iter().find_map(|run| run.position_of(revision.get())) {
             return Ok(Some(position));
         }
-        runs::position_of(&state.database, list, revision.get()).map(Some)
+        state.position_of(list, revision.get()).map(Some)
     }
 
     /// The record at a position up to [`Effects::tail`].
@@ -180,7 +184,7 @@ impl<'s> Effects<'s> {
 
     fn add_to_index(&mut self, kind: Kind, name: &str, position: Position) -> Result<(), Error> {
         keys::head(kind, name.as_bytes(), &mut self.key);
-        let slot = match self.indexes.entry_ref(self.key.as_slice()) {
+        let slot = match self.lists.indexes.entry_ref(self.key.as_slice()) {
             hashbrown::hash_map::EntryRef::Occupied(entry) => entry.into_mut(),
             hashbrown::hash_map::EntryRef::Vacant(entry) => {
                 let head = match self.state.index_head(&self.key)? {
@@ -196,7 +200,7 @@ impl<'s> Effects<'s> {
     }
 
     fn stream(&mut self, stream: &StreamName) -> Result<&mut StreamSlot, Error> {
-        match self.streams.entry_ref(stream) {
+        match self.lists.streams.entry_ref(stream) {
             hashbrown::hash_map::EntryRef::Occupied(entry) => Ok(entry.into_mut()),
             hashbrown::hash_map::EntryRef::Vacant(entry) => {
                 let (list, head) = match self.state.stream_head(stream.as_str(), &mut self.key)? {
@@ -212,52 +216,31 @@ impl<'s> Effects<'s> {
     fn touched(&mut self, stream: &StreamName) -> Result<&mut StreamSlot, Error> {
         // Looked up before the counter is borrowed, and again after.
         self.stream(stream)?;
-        let slot = self.streams.get_mut(stream).expect("looked up above");
+        let slot = self.lists.streams.get_mut(stream).expect("looked up above");
         slot.changed = true;
         slot.list.get_or_insert_with(|| take_list(&mut self.totals));
         Ok(slot)
     }
 
-    /// All of it as one write batch.
+    /// All of it, to be committed.
     pub(crate) fn seal(self) -> Sealed {
-        let Effects { columns, mut batch, totals, records, streams, indexes, .. } = self;
-        let mut runs = Vec::with_capacity(streams.len() + indexes.len());
-        let mut add_runs = |list: ListId, of: Vec<Run>| {
-            runs.extend(of.into_iter().map(|run| (keys::run(list, run.last), run.encode())));
-        };
-        let mut stream_heads: Vec<(Box<[u8]>, StreamHead)> = Vec::with_capacity(streams.len());
-        for (stream, slot) in streams {
-            let Some(list) = slot.list.filter(|_| slot.changed) else { continue };
-            add_runs(list, slot.runs);
-            // Copied, not shared: the name is a slice of the whole entry.
-            let mut key = Vec::with_capacity(1 + stream.as_bytes().len());
-            keys::head(Kind::Stream, stream.as_bytes(), &mut key);
-            stream_heads.push((key.into_boxed_slice(), StreamHead { list, head: slot.head }));
-        }
-        let mut index_heads: Vec<(Box<[u8]>, IndexHead)> = Vec::with_capacity(indexes.len());
-        for (key, slot) in indexes {
-            add_runs(slot.head.list, slot.runs);
-            index_heads.push((key.into_boxed_slice(), slot.head));
-        }
+        let Effects { batch, totals, records, lists, .. } = self;
+        Sealed { batch, lists, records, totals }
+    }
+}
 
-        // In the order of their keys: RocksDB looks for the place of each from
-        // that of the one before.
-        runs.sort_unstable_by_key(|(key, _)| *key);
-        stream_heads.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
-        index_heads.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
-        for (key, run) in runs {
-            batch.put_cf(columns.runs, key, run);
+impl Lists {
+    /// Moves all of it.
+    pub(crate) fn add_to(self, delta: &mut Delta) {
+        let mut key = Vec::new();
+        for (stream, StreamSlot { list, head, changed, runs }) in self.streams {
+            if let Some(list) = list.filter(|_| changed) {
+                delta.add_stream(&stream, StreamHead { list, head }, &runs, &mut key);
+            }
         }
-        let mut value = Vec::new();
-        for (key, head) in &stream_heads {
-            head.encode(&mut value);
-            batch.put_cf(columns.heads, key, &value);
+        for (key, IndexSlot { head, runs }) in self.indexes {
+            delta.add_index(&key, head, &runs);
         }
-        for (key, head) in &index_heads {
-            head.encode(&mut value);
-            batch.put_cf(columns.heads, key, &value);
-        }
-        Sealed { batch, streams: stream_heads, indexes: index_heads, records, totals }
     }
 }
 

@@ -5,8 +5,8 @@
 //! watch on the tail.
 //!
 //! Reading order: the handle ([`store`]); what is stored (`keys`, [`record`],
-//! [`chain`], `runs`, `heads`, `standing`) and where (`database`, `directory`,
-//! `state`, `open`); how it comes about (`effects`, `remembered`, `apply`,
+//! [`chain`], `runs`, `heads`, `standing`) and where (`delta`, `database`,
+//! `directory`, `state`, `open`); how it comes about (`effects`, `remembered`, `apply`,
 //! [`catch_up`]); how it is read (`tail`, [`read`], `moment`, [`index`],
 //! `streams`); how a directory is looked at offline ([`verify`]).
 //!
@@ -25,6 +25,7 @@ pub mod catch_up;
 pub mod chain;
 mod correlation;
 mod database;
+mod delta;
 mod directory;
 mod effects;
 pub mod error;

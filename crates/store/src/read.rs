@@ -11,7 +11,6 @@ use crate::database::reading;
 use crate::error::Error;
 use crate::keys::{self, Column, Key, ListId};
 use crate::record::{Corruption, Record};
-use crate::runs::Entries;
 use crate::state::{READAHEAD, State, record_at};
 
 /// Which way a read goes.
@@ -270,7 +269,7 @@ impl State {
         time: Timestamp,
     ) -> Result<Revision, Error> {
         let is_visible = |revision: u64| -> Result<bool, Error> {
-            let position = crate::runs::position_of(&self.database, list, revision)?;
+            let position = self.position_of(list, revision)?;
             Ok(self.record(position)?.created() >= time)
         };
         let (mut low, mut high) = (first.get(), last.get().saturating_add(1));
@@ -299,7 +298,7 @@ impl State {
         direction: Direction,
         limit: PageLimit,
     ) -> Result<Vec<(u64, Record)>, Error> {
-        let mut entries = Entries::new(&self.database, list, from, to, direction);
+        let mut entries = self.entries(list, from, to, direction);
         let mut page = Page::new(limit);
         let mut count = LOOKED_UP_FIRST;
         let mut numbers = Vec::new();
@@ -376,7 +375,7 @@ impl State {
         if !exists {
             return Ok(None);
         }
-        let position = crate::runs::position_of(&self.database, known.list, revision.get())?;
+        let position = self.position_of(known.list, revision.get())?;
         self.record(position).map(Some)
     }
 

@@ -2,9 +2,8 @@
 //!
 //! A stream and an index are the same thing: a dense list of positions. An
 //! entry's position is found through the *run* that holds it, a stretch of the
-//! list whose positions are consecutive too. Events that one entry of the
-//! replicated log appends together form one run, so that an append of ten
-//! events costs one key in its stream's list and not ten.
+//! list whose positions are consecutive too. An append of ten events costs one
+//! key in its stream's list and not ten.
 //!
 //! The key is (list, number of the run's last entry), so that a seek to any
 //! number of the run finds it. Where runs begin and end may differ between
@@ -49,6 +48,19 @@ impl Run {
         }
     }
 
+    /// The number of its first entry.
+    pub(crate) fn first(&self) -> u64 {
+        self.last - (u64::from(self.count) - 1)
+    }
+
+    /// Both as one run, if the other goes on where this one ends.
+    pub(crate) fn joined_with(&self, other: &Run) -> Option<Run> {
+        let count = self.count.checked_add(other.count)?;
+        let goes_on = self.last.checked_add(1) == Some(other.first())
+            && self.last_position.get() + u64::from(other.count) == other.last_position.get();
+        goes_on.then_some(Run { count, ..*other })
+    }
+
     /// Where the entry with this number is, if it belongs to the run.
     pub(crate) fn position_of(&self, number: u64) -> Option<Position> {
         let back = self.last.checked_sub(number).filter(|back| *back < u64::from(self.count))?;
@@ -77,19 +89,28 @@ impl Run {
     }
 }
 
-/// Where the entry with this number is. The caller knows that there is one.
+/// Where the entry with this number is, by what has settled. The caller knows
+/// that there is one.
 pub(crate) fn position_of(database: &Database, list: ListId, number: u64) -> Result<Position, Error> {
-    let mut entries = Entries::new(database, list, number, number, Direction::Forward);
-    let (_, position) = entries.next().expect("one entry was asked for")?;
-    Ok(position)
+    let run = database.runs(list).seek(number)?;
+    run.and_then(|run| run.position_of(number)).ok_or_else(|| missing(list, number))
+}
+
+fn missing(list: ListId, number: u64) -> Error {
+    Error::Corrupt { key: Key::Run(list, number), source: Corruption::Missing }
 }
 
 /// The entries of a list with numbers from one bound to another, both
 /// inclusive, each with its position. The caller knows that they exist; a gap
 /// is corruption.
 pub(crate) struct Entries<'d> {
-    iterator: RunIterator<'d>,
+    database: &'d Database,
     list: ListId,
+    /// The runs between the bounds that may not have settled. Were looked at
+    /// before the database was.
+    newest: Vec<Run>,
+    /// Over what has settled, once it is needed.
+    settled: Option<RunIterator<'d>>,
     direction: Direction,
     next: Option<u64>,
     end: u64,
@@ -98,27 +119,40 @@ pub(crate) struct Entries<'d> {
 
 impl<'d> Entries<'d> {
     /// From `from` to `to` in the direction.
-    pub(crate) fn new(database: &'d Database, list: ListId, from: u64, to: u64, direction: Direction) -> Self {
+    pub(crate) fn new(
+        database: &'d Database,
+        list: ListId,
+        newest: Vec<Run>,
+        from: u64,
+        to: u64,
+        direction: Direction,
+    ) -> Self {
         let some = match direction {
             Direction::Forward => from <= to,
             Direction::Backward => from >= to,
         };
-        let iterator = database.runs(list);
-        Entries { iterator, list, direction, next: some.then_some(from), end: to, run: None }
+        Entries { database, list, newest, settled: None, direction, next: some.then_some(from), end: to, run: None }
     }
 
     fn position_of(&mut self, number: u64) -> Result<Position, Error> {
         if let Some(position) = self.run.and_then(|run| run.position_of(number)) {
             return Ok(position);
         }
-        let run = match (self.run, self.direction) {
-            (None, _) => self.iterator.seek(number)?,
-            (Some(_), Direction::Forward) => self.iterator.next()?,
-            (Some(_), Direction::Backward) => self.iterator.previous()?,
-        };
-        self.run = run;
-        let position = run.and_then(|run| run.position_of(number));
-        position.ok_or(Error::Corrupt { key: Key::Run(self.list, number), source: Corruption::Missing })
+        self.run = self.find(number)?;
+        let position = self.run.and_then(|run| run.position_of(number));
+        position.ok_or_else(|| missing(self.list, number))
+    }
+
+    fn find(&mut self, number: u64) -> Result<Option<Run>, Error> {
+        let at = self.newest.partition_point(|run| run.last < number);
+        if let Some(run) = self.newest.get(at).filter(|run| run.position_of(number).is_some()) {
+            return Ok(Some(*run));
+        }
+        match (&mut self.settled, self.direction) {
+            (None, _) => self.settled.insert(self.database.runs(self.list)).seek(number),
+            (Some(settled), Direction::Forward) => settled.next(),
+            (Some(settled), Direction::Backward) => settled.previous(),
+        }
     }
 }
 

@@ -1,26 +1,37 @@
 //! A state: one database with what is kept of it in memory.
 //!
+//! What an entry does goes two ways: records to the database, heads and runs to
+//! the [`Delta`]. They come together when the delta *settles*, which is always
+//! the case before a flush. So a file never holds part of an entry, and what is
+//! in memory alone is applied again after a crash, from the entry after the
+//! standing that was flushed with the rest.
+//!
 //! A store has one current state. A catch-up makes another one beside it and
 //! puts it in its place; readers that are under way finish with the old one.
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use annals_core::seeded::{self, Bug};
 use annals_core::{Head, Position};
 use parking_lot::RwLock;
-use rocksdb::{Cache, WriteBatch};
+use rocksdb::{Cache, WriteBatch, properties};
 
 use crate::database::Database;
+use crate::delta::Delta;
 use crate::directory::Home;
 use crate::effects::Sealed;
 use crate::error::{Error, OpenError};
 use crate::heads::{CACHED_INDEXES_MAX, CACHED_STREAMS_MAX, HeadsCache, IndexHead, StreamHead};
-use crate::keys::{self, Column, Key, Kind};
+use crate::keys::{self, Column, Key, Kind, ListId};
 use crate::options::Options;
+use crate::read::Direction;
 use crate::record::{Corruption, Header, Record};
 use crate::remembered::Remembered;
+use crate::runs::{self, Entries};
 use crate::standing::{Standing, Totals};
 use crate::store::Mark;
 use crate::tail::Ring;
-use std::path::PathBuf;
 
 /// What the layout of keys and values described in this crate is called. Part
 /// of it: [`annals_core::limits::REMEMBERED_IDS`].
@@ -37,13 +48,36 @@ pub(crate) struct State {
     pub(crate) streams: HeadsCache<StreamHead>,
     pub(crate) indexes: HeadsCache<IndexHead>,
     pub(crate) ring: RwLock<Ring>,
-    standing: RwLock<Standing>,
+    newest: RwLock<Newest>,
+    /// Bytes that are written before they are flushed.
+    flush_at: usize,
+}
+
+/// What has changed with the last entries.
+struct Newest {
+    standing: Standing,
+    /// Whether the mark of the standing is that of its totals: not in the middle
+    /// of a catch-up.
+    marked: bool,
+    delta: Delta,
+    /// Whether something was committed since the delta settled.
+    changed: bool,
+    /// How often the delta has settled.
+    settled: u64,
+    /// Bytes that were written since the last flush began.
+    unflushed: usize,
+}
+
+/// A moment of the log at which something was looked up.
+pub(crate) struct Moment {
+    pub(crate) totals: Totals,
+    settled: u64,
 }
 
 impl State {
     /// Opens the state in this directory, or makes an empty one.
     pub(crate) fn open(directory: PathBuf, options: &Options, cache: &Cache) -> Result<State, OpenError> {
-        let database = Database::open(&directory, options, cache)?;
+        let database = Database::open(&directory, cache)?;
         let unreadable = |source| OpenError::Unreadable { directory: directory.clone(), source };
         match read_format(&database).map_err(unreadable)? {
             Some(FORMAT) => {}
@@ -57,56 +91,143 @@ impl State {
             streams: HeadsCache::new(CACHED_STREAMS_MAX),
             indexes: HeadsCache::new(CACHED_INDEXES_MAX),
             ring: RwLock::new(Ring::new(options.ring_bytes)),
-            standing: RwLock::new(standing),
+            newest: RwLock::new(Newest {
+                standing,
+                marked: true,
+                delta: Delta::default(),
+                changed: false,
+                settled: 0,
+                unflushed: 0,
+            }),
+            flush_at: options.memtable_bytes,
         })
     }
 
     /// What it comes to.
     pub(crate) fn totals(&self) -> Totals {
-        self.standing.read().totals.clone()
+        self.newest.read().standing.totals.clone()
     }
 
     pub(crate) fn mark(&self) -> Option<Mark> {
-        self.standing.read().mark.clone()
+        self.newest.read().standing.mark.clone()
     }
 
     pub(crate) fn tail(&self) -> Position {
-        self.standing.read().totals.tail
+        self.newest.read().standing.totals.tail
     }
 
     /// What it would come to after a crash now.
     pub(crate) fn durable_standing(&self) -> Result<Standing, Error> {
         if seeded::is(Bug::S11) {
-            return Ok(self.standing.read().clone());
+            return Ok(self.newest.read().standing.clone());
         }
         let bytes = self.database.get_durable(&Key::Standing)?;
         decode_standing(bytes.as_deref())
     }
 
-    /// Writes what entries do. `mark` is none only in a catch-up, which says
-    /// at its end where it stands.
+    /// Takes in what entries do. One caller at a time. `mark` is none only in a
+    /// catch-up, which says at its end where it stands.
     ///
-    /// First the disk, then the caches, then the standing that tells readers
-    /// how far they may look.
+    /// The records first, then all that leads to them and the standing that
+    /// tells readers how far they may look, at once.
     pub(crate) fn commit(&self, sealed: Sealed, mark: Option<Mark>) -> Result<(), Error> {
-        let Sealed { mut batch, streams, indexes, records, totals } = sealed;
-        #[cfg(feature = "seeded-bugs")]
-        if seeded::is(Bug::S10) {
-            self.database.write(std::mem::take(&mut batch))?;
-            // A moment in which a flush can come.
-            std::thread::sleep(std::time::Duration::from_millis(1));
+        let Sealed { batch, lists, records, totals } = sealed;
+        let bytes = batch.size_in_bytes();
+        if !batch.is_empty() {
+            self.database.write(batch)?;
         }
-        if let Some(mark) = &mark {
-            put_standing(&self.database, &mut batch, mark, &totals);
-        }
-        self.database.write(batch)?;
-        self.streams.insert(streams.into_iter());
-        self.indexes.insert(indexes.into_iter());
         self.ring.write().push(records);
-        let mut standing = self.standing.write();
-        standing.totals = totals;
-        if mark.is_some() {
-            standing.mark = mark;
+        let (is_large, is_full) = {
+            let mut newest = self.newest.write();
+            lists.add_to(&mut newest.delta);
+            newest.standing.totals = totals;
+            newest.marked = mark.is_some();
+            if mark.is_some() {
+                newest.standing.mark = mark;
+            }
+            newest.changed = true;
+            newest.unflushed += bytes;
+            (newest.delta.is_large(), newest.unflushed >= self.flush_at)
+        };
+        if is_full {
+            self.begin_flush()
+        } else if is_large {
+            self.settle()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes the delta to the database, with the standing. Nothing may be
+    /// committed meanwhile.
+    pub(crate) fn settle(&self) -> Result<(), Error> {
+        let columns = self.database.columns();
+        let mut batch = WriteBatch::default();
+        {
+            let newest = self.newest.read();
+            if !newest.changed {
+                return Ok(());
+            }
+            // In the order of their keys: RocksDB looks for the place of each
+            // from that of the one before.
+            for (key, run) in newest.delta.encoded_runs() {
+                batch.put_cf(columns.runs, key, run);
+            }
+            for (key, head) in newest.delta.encoded_heads() {
+                batch.put_cf(columns.heads, key, head);
+            }
+            if let Some(mark) = newest.standing.mark.as_ref().filter(|_| newest.marked) {
+                let mut value = Vec::with_capacity(64 + mark.opaque.len());
+                Standing::encode(mark, &newest.standing.totals, &mut value);
+                #[cfg(feature = "seeded-bugs")]
+                self.flush_half(&value)?;
+                batch.put_cf(columns.meta, Key::Standing.encode(), value);
+            }
+        }
+        let bytes = batch.size_in_bytes();
+        self.database.write(batch)?;
+        let mut newest = self.newest.write();
+        newest.changed = false;
+        newest.unflushed += bytes;
+        newest.settled += 1;
+        // Both caches have what was here before it is here no more.
+        self.streams.insert(newest.delta.streams.drain());
+        self.indexes.insert(newest.delta.indexes.drain());
+        newest.delta.clear_runs();
+        Ok(())
+    }
+
+    /// S10: the standing is flushed with the records, what leads to them is not.
+    #[cfg(feature = "seeded-bugs")]
+    fn flush_half(&self, standing: &[u8]) -> Result<(), Error> {
+        if !seeded::is(Bug::S10) {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.database.columns().meta, Key::Standing.encode(), standing);
+        self.database.write(batch)?;
+        self.database.begin_flush()
+    }
+
+    /// Begins to make all that was committed durable. Nothing may be committed
+    /// meanwhile.
+    pub(crate) fn begin_flush(&self) -> Result<(), Error> {
+        self.settle()?;
+        self.database.begin_flush()?;
+        self.newest.write().unflushed = 0;
+        Ok(())
+    }
+
+    /// Waits until what was committed up to this mark is durable, for which a
+    /// flush must have begun.
+    pub(crate) fn wait_durable(&self, mark: &Mark) -> Result<(), Error> {
+        const LOOK_EVERY: Duration = Duration::from_millis(1);
+        while self.durable_standing()?.mark.is_none_or(|durable| durable.index < mark.index) {
+            // A flush that failed is not tried again; this one says why.
+            if self.database.property(Column::Meta, properties::BACKGROUND_ERRORS) > 0 {
+                self.database.flush()?;
+            }
+            std::thread::sleep(LOOK_EVERY);
         }
         Ok(())
     }
@@ -114,6 +235,42 @@ impl State {
     /// The head of a stream, if it was ever touched. `key` is scratch.
     pub(crate) fn stream_head(&self, stream: &str, key: &mut Vec<u8>) -> Result<Option<StreamHead>, Error> {
         keys::head(Kind::Stream, stream.as_bytes(), key);
+        if let Some(head) = self.newest.read().delta.streams.get(&key[..]) {
+            return Ok(Some(head.clone()));
+        }
+        self.settled_stream(key)
+    }
+
+    /// What `look` finds in the delta, and the moment at which it did.
+    pub(crate) fn moment<T>(&self, look: impl FnOnce(&Delta) -> T) -> (Moment, T) {
+        let newest = self.newest.read();
+        let moment = Moment { totals: newest.standing.totals.clone(), settled: newest.settled };
+        (moment, look(&newest.delta))
+    }
+
+    /// Whether what has settled may no longer be what had settled then.
+    pub(crate) fn has_settled_since(&self, moment: &Moment) -> bool {
+        self.newest.read().settled != moment.settled
+    }
+
+    /// Where the entry of a list with this number is. The caller knows that
+    /// there is one.
+    pub(crate) fn position_of(&self, list: ListId, number: u64) -> Result<Position, Error> {
+        let newest = self.newest.read().delta.run(list, number);
+        match newest.and_then(|run| run.position_of(number)) {
+            Some(position) => Ok(position),
+            None => runs::position_of(&self.database, list, number),
+        }
+    }
+
+    /// The entries of a list from one number to another, both inclusive. The
+    /// caller knows that there are these.
+    pub(crate) fn entries(&self, list: ListId, from: u64, to: u64, direction: Direction) -> Entries<'_> {
+        let newest = self.newest.read().delta.runs_between(list, from.min(to), from.max(to));
+        Entries::new(&self.database, list, newest, from, to, direction)
+    }
+
+    pub(crate) fn settled_stream(&self, key: &[u8]) -> Result<Option<StreamHead>, Error> {
         if let Some(head) = self.streams.get(key) {
             return Ok(Some(head));
         }
@@ -123,6 +280,13 @@ impl State {
 
     /// The head of an index, if it has an entry. `key` is the head's.
     pub(crate) fn index_head(&self, key: &[u8]) -> Result<Option<IndexHead>, Error> {
+        if let Some(head) = self.newest.read().delta.indexes.get(key) {
+            return Ok(Some(*head));
+        }
+        self.settled_index(key)
+    }
+
+    pub(crate) fn settled_index(&self, key: &[u8]) -> Result<Option<IndexHead>, Error> {
         if let Some(head) = self.indexes.get(key) {
             return Ok(Some(head));
         }
@@ -173,6 +337,15 @@ impl State {
     }
 }
 
+impl Drop for State {
+    /// What RocksDB flushes when it is closed is that after a whole entry.
+    fn drop(&mut self) {
+        if let Err(error) = self.settle() {
+            tracing::warn!(%error, "what was applied last is not kept, and is applied again at the next start");
+        }
+    }
+}
+
 /// The record in the bytes that were found at a position.
 pub(crate) fn record_at(at: Position, bytes: Option<&[u8]>) -> Result<Record, Error> {
     let corrupt = |source| Error::Corrupt { key: Key::Record(at), source };
@@ -186,12 +359,6 @@ pub(crate) fn record_at(at: Position, bytes: Option<&[u8]>) -> Result<Record, Er
 pub(crate) fn corrupt_head(key: &[u8], source: Corruption) -> Error {
     let key = Key::decode(Column::Heads, key).expect("made by this crate");
     Error::Corrupt { key, source }
-}
-
-fn put_standing(database: &Database, batch: &mut WriteBatch, mark: &Mark, totals: &Totals) {
-    let mut value = Vec::with_capacity(64 + mark.opaque.len());
-    Standing::encode(mark, totals, &mut value);
-    batch.put_cf(database.column(Column::Meta), Key::Standing.encode(), value);
 }
 
 pub(crate) fn read_standing(database: &Database) -> Result<Standing, Error> {

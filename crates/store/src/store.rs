@@ -138,8 +138,16 @@ impl Store {
     /// # Errors
     /// [`Error`]. The caller must stop the process.
     pub fn flush(&self) -> Result<Option<Mark>, Error> {
-        let state = self.state();
-        state.database.flush()?;
+        let (state, mark) = {
+            let _writer = self.inner.writer.lock();
+            let state = self.state();
+            state.begin_flush()?;
+            let mark = state.mark();
+            (state, mark)
+        };
+        if let Some(mark) = mark {
+            state.wait_durable(&mark)?;
+        }
         Ok(state.durable_standing()?.mark)
     }
 
@@ -294,7 +302,13 @@ impl Store {
         limit: usize,
         system: bool,
     ) -> Result<Vec<(StreamName, Head)>, Error> {
-        self.state().list_streams(prefix, after, limit, system)
+        let state = {
+            let _writer = self.inner.writer.lock();
+            let state = self.state();
+            state.settle()?;
+            state
+        };
+        state.list_streams(prefix, after, limit, system)
     }
 
     /// Begins to take over another node's records, beside the state that goes
