@@ -11,6 +11,7 @@ mod failure;
 mod layers;
 mod logging;
 mod output;
+mod processor;
 mod serve;
 
 use std::process::ExitCode;
@@ -90,6 +91,12 @@ const LINGER: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(instructions) = processor::lacks() {
+        eprintln!(
+            "error: this processor has no {instructions}, which every x86-64 server since 2011 has; annals cannot run on it"
+        );
+        return ExitCode::FAILURE;
+    }
     #[cfg(feature = "seeded-bugs")]
     match annals_server::seeded::choose() {
         Ok(Some(bug)) => eprintln!("annals: SEEDED BUG {bug:?}: this process makes a mistake on purpose"),
