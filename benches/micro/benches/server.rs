@@ -8,8 +8,8 @@ use std::hint::black_box;
 
 use annals_core::decide::Placed;
 use annals_core::{Event, Position, Revision, Timestamp};
+use annals_proto::event_store::client::streams::AppendReq;
 use annals_proto::event_store::client::streams::append_req::{Content, ProposedMessage};
-use annals_proto::event_store::client::streams::{AppendReq, ReadResp};
 use annals_proto::event_store::client::{Uuid, uuid as wire_uuid};
 use annals_server::micro;
 use annals_store::{Options, Record, Store};
@@ -70,27 +70,11 @@ fn page(count: u64) -> (Store, TempDir, Vec<Record>) {
 
 #[library_benchmark]
 #[bench::one_size(page(1_000))]
-fn converts_1000_records(
+fn answers_1000_records(
     (store, dir, records): (Store, TempDir, Vec<Record>),
-) -> (Vec<ReadResp>, (Store, TempDir, Vec<Record>)) {
+) -> (Bytes, (Store, TempDir, Vec<Record>)) {
     (micro::answers(&store, black_box(&records)), (store, dir, records))
 }
 
-fn answers(count: u64) -> Vec<ReadResp> {
-    let (store, _dir, records) = page(count);
-    micro::answers(&store, &records)
-}
-
-#[library_benchmark]
-#[bench::one_size(answers(1_000))]
-fn encodes_1000_answers(answers: Vec<ReadResp>) -> (Vec<u8>, Vec<ReadResp>) {
-    let mut out = Vec::with_capacity(1024 * 1024);
-    micro::encoded(black_box(&answers), &mut out);
-    (out, answers)
-}
-
-library_benchmark_group!(
-    name = server,
-    benchmarks = [receives_100_events, converts_1000_records, encodes_1000_answers]
-);
+library_benchmark_group!(name = server, benchmarks = [receives_100_events, answers_1000_records]);
 main!(config = crate::fixtures::config(), library_benchmark_groups = [server]);

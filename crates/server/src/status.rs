@@ -71,6 +71,13 @@ pub(crate) enum Failure {
         /// The limit.
         max: usize,
     },
+    /// An answer exceeds what clients receive.
+    AnswerTooLarge {
+        /// Its bytes.
+        size: usize,
+        /// The limit.
+        max: usize,
+    },
     /// No more subscriptions are taken.
     TooManySubscriptions {
         /// The limit.
@@ -206,7 +213,10 @@ impl Failure {
             Failure::Invalid { .. } | Failure::MissingMetadata | Failure::InvalidPosition | Failure::SessionEmpty => {
                 "invalid"
             }
-            Failure::MessageTooLarge(_) | Failure::EventTooLarge { .. } | Failure::AppendTooLarge { .. } => "too_large",
+            Failure::MessageTooLarge(_)
+            | Failure::EventTooLarge { .. }
+            | Failure::AppendTooLarge { .. }
+            | Failure::AnswerTooLarge { .. } => "too_large",
             Failure::Received { .. } => "not_received",
             Failure::TooManySubscriptions { .. } | Failure::Overloaded => "overloaded",
             Failure::AccessDenied { .. } => "access_denied",
@@ -236,6 +246,9 @@ impl Failure {
                 format!("Event {id} has {size} bytes, more than the maximum of {max}.")
             }
             Failure::AppendTooLarge { max, .. } => format!("The append exceeds the maximum of {max} bytes."),
+            Failure::AnswerTooLarge { size, max } => {
+                format!("An answer has {size} bytes, more than the maximum of {max}.")
+            }
             Failure::TooManySubscriptions { max } => format!("This node serves at most {max} subscriptions."),
             Failure::AccessDenied { .. } => "Access Denied".to_owned(),
             Failure::NotLeader { .. } => "Leader info available".to_owned(),
@@ -290,6 +303,7 @@ impl Failure {
             Failure::MessageTooLarge(_) | Failure::TooManySubscriptions { .. } | Failure::DiskFull { .. } => {
                 Code::ResourceExhausted
             }
+            Failure::AnswerTooLarge { .. } => Code::OutOfRange,
             Failure::Received { code, .. } => *code,
             Failure::EventTooLarge { id, size, max, .. } => {
                 put("exception", "maximum-append-event-size-exceeded");
@@ -394,7 +408,7 @@ impl Failure {
                 any("event_store.client.BadRequest", &v1::BadRequest { message: self.message() }),
             ),
             Failure::NotReady | Failure::Overloaded => (Code::Unavailable, self.message(), empty()),
-            Failure::TooManySubscriptions { .. } | Failure::DiskFull { .. } => {
+            Failure::TooManySubscriptions { .. } | Failure::DiskFull { .. } | Failure::AnswerTooLarge { .. } => {
                 (Code::ResourceExhausted, self.message(), empty())
             }
             Failure::Inconsistent(_) => (Code::FailedPrecondition, self.message(), empty()),
@@ -414,6 +428,7 @@ impl Failure {
                 (Code::InvalidArgument, bad_request("", &self.message()))
             }
             Failure::MessageTooLarge(message) => (Code::ResourceExhausted, bad_request("message", message)),
+            Failure::AnswerTooLarge { .. } => (Code::OutOfRange, server("SERVER_MALFUNCTION", None)),
             Failure::Received { code, .. } => (*code, server("SERVER_MALFUNCTION", None)),
             Failure::EventTooLarge { stream, id, size, max } => {
                 let detail = v2::AppendRecordSizeExceededErrorDetails {

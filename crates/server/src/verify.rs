@@ -2,12 +2,13 @@
 //! replication's and the store's parts through here; the server adds how an
 //! event looks to a client.
 
+use std::borrow::Cow;
+
 pub use annals_raft::verify::{Audience, Owner, Problems, Verification, VerifyError, verify};
 pub use annals_store::Record;
-use bytes::Bytes;
 
 /// The metadata of an event as clients read them: those of an `AppendSession`
 /// are kept as protobuf and read as JSON.
-pub fn metadata_as_read(record: &Record) -> Bytes {
+pub fn metadata_as_read(record: &Record) -> Cow<'_, [u8]> {
     crate::grpc::streams::convert::custom_metadata(record)
 }

@@ -163,6 +163,11 @@ impl Record {
         std::str::from_utf8(&self.0[STREAM_AT..self.type_at()]).expect("checked when the record was made")
     }
 
+    /// The name of its stream: UTF-8, not checked again.
+    pub fn stream_slice(&self) -> &[u8] {
+        &self.0[STREAM_AT..self.type_at()]
+    }
+
     /// The name of its stream, as a name.
     pub fn stream_name(&self) -> StreamName {
         StreamName::from_utf8(self.0.slice(STREAM_AT..self.type_at())).expect("only valid names are written")
@@ -171,6 +176,11 @@ impl Record {
     /// Its type.
     pub fn event_type(&self) -> &str {
         std::str::from_utf8(&self.0[self.type_at()..self.metadata_at()]).expect("checked when the record was made")
+    }
+
+    /// Its type: UTF-8, not checked again.
+    pub fn event_type_slice(&self) -> &[u8] {
+        &self.0[self.type_at()..self.metadata_at()]
     }
 
     /// Whether its data is said to be JSON.
@@ -208,13 +218,13 @@ impl Record {
         &self.0
     }
 
-    /// The metadata, not shared.
-    pub(crate) fn metadata_slice(&self) -> &[u8] {
+    /// The client's metadata, not shared.
+    pub fn metadata_slice(&self) -> &[u8] {
         &self.0[self.metadata_at()..self.data_at()]
     }
 
-    /// The data, not shared.
-    pub(crate) fn data_slice(&self) -> &[u8] {
+    /// The client's data, not shared.
+    pub fn data_slice(&self) -> &[u8] {
         &self.0[self.data_at()..]
     }
 

@@ -4,11 +4,11 @@
 //! revision is unvalidated. What goes out fills every oneof that some client
 //! unwraps.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use annals_core::limits::EVENT_BYTES_MAX;
-use annals_core::{Content, Event, EventId, EventType, Expected, Properties, Revision, StreamName, Timestamp};
-use annals_proto::event_store::client::streams::read_resp::read_event::RecordedEvent;
+use annals_core::{Content, Event, EventId, EventType, Expected, Properties, Revision, StreamName};
 use annals_proto::event_store::client::{StreamIdentifier, Uuid as WireUuid, uuid as wire_uuid};
 use annals_store::Record;
 use bytes::Bytes;
@@ -18,10 +18,12 @@ use uuid::Uuid;
 
 use crate::status::Failure;
 
-/// Keys of the metadata that every v1 event has, in both directions.
-const TYPE: &str = "type";
-const CONTENT_TYPE: &str = "content-type";
-const CREATED: &str = "created";
+/// Keys of the metadata that every v1 event has, in both directions; `created`
+/// on its way out. .NET throws and Go exits over a missing or odd one (protocol
+/// 3.4).
+pub(super) const TYPE: &str = "type";
+pub(super) const CONTENT_TYPE: &str = "content-type";
+pub(super) const CREATED: &str = "created";
 
 const JSON: &str = "application/json";
 const BINARY: &str = "application/octet-stream";
@@ -54,6 +56,7 @@ pub(super) fn uuid(wire: Option<&WireUuid>, field: &str) -> Result<Uuid, Failure
     }
 }
 
+#[cfg(test)]
 pub(super) fn wire_uuid(id: Uuid, form: Ids) -> WireUuid {
     let value = match form {
         Ids::Structured => {
@@ -153,41 +156,20 @@ pub(crate) fn event_id(id: Uuid, field: &str) -> Result<EventId, Failure> {
     EventId::new(id).ok_or_else(|| Failure::invalid(field, "an event id must not be the nil UUID"))
 }
 
-/// A record as it is, whatever its type.
-pub(super) fn recorded(record: &Record, ids: Ids, stream: Bytes) -> RecordedEvent {
-    let position = record.position().get();
-    RecordedEvent {
-        id: Some(wire_uuid(record.id().uuid(), ids)),
-        stream_identifier: Some(StreamIdentifier { stream_name: stream }),
-        stream_revision: record.revision().get(),
-        prepare_position: position,
-        commit_position: position,
-        metadata: system_metadata(record.event_type(), record.created(), record.content()),
-        custom_metadata: custom_metadata(record),
-        data: record.data(),
-    }
-}
-
 /// The event's metadata as a client reads it, whichever way they were written.
-pub(crate) fn custom_metadata(record: &Record) -> Bytes {
+pub(crate) fn custom_metadata(record: &Record) -> Cow<'_, [u8]> {
     match record.properties() {
-        Properties::Opaque => record.metadata(),
-        Properties::Struct => properties_as_json(&record.metadata(), record.event_type(), record.content()),
+        Properties::Opaque => Cow::Borrowed(record.metadata_slice()),
+        Properties::Struct => Cow::Owned(properties_as_json(&record.metadata(), record.event_type(), record.content())),
     }
 }
 
-/// What every recorded event says of itself: .NET throws and Go exits over a
-/// missing or odd one (protocol 3.4).
-pub(super) fn system_metadata(event_type: &str, created: Timestamp, content: Content) -> HashMap<String, String> {
-    let content_type = match content {
+/// The value of [`CONTENT_TYPE`].
+pub(super) fn content_type(content: Content) -> &'static str {
+    match content {
         Content::Json => JSON,
         Content::Binary => BINARY,
-    };
-    HashMap::from([
-        (TYPE.to_owned(), event_type.to_owned()),
-        (CREATED.to_owned(), created.ticks().to_string()),
-        (CONTENT_TYPE.to_owned(), content_type.to_owned()),
-    ])
+    }
 }
 
 /// The target of a link: `revision@stream`. The stream's name may hold `@`.
@@ -198,7 +180,7 @@ pub(super) fn link_target(data: &[u8]) -> Option<(Revision, StreamName)> {
 }
 
 /// The properties of a v2 event as v1 clients see them (protocol 2.9).
-fn properties_as_json(properties: &Bytes, event_type: &str, content: Content) -> Bytes {
+fn properties_as_json(properties: &Bytes, event_type: &str, content: Content) -> Vec<u8> {
     let decoded = Struct::decode(properties.clone()).map_err(|error| error.to_string());
     let rendered = decoded.and_then(|properties| {
         let fields = properties.fields.into_iter().map(|(key, value)| Ok((key, as_json(value)?)));
@@ -214,7 +196,7 @@ fn properties_as_json(properties: &Bytes, event_type: &str, content: Content) ->
         // Stored as a property when the event was written.
         Content::Binary => {}
     }
-    Bytes::from(serde_json::to_vec(&json).expect("a JSON value with text keys can be written"))
+    serde_json::to_vec(&json).expect("a JSON value with text keys can be written")
 }
 
 /// The protobuf JSON mapping of a value.

@@ -3,10 +3,10 @@
 //! interface.
 
 use annals_core::{Event, StreamName};
+use annals_proto::event_store::client::streams::append_req;
 use annals_proto::event_store::client::streams::append_req::ProposedMessage;
-use annals_proto::event_store::client::streams::{ReadResp, append_req};
 use annals_store::{Record, Store};
-use prost::Message as _;
+use bytes::Bytes;
 
 use super::convert::{self, Ids};
 use super::page::Page;
@@ -18,18 +18,13 @@ pub fn proposed(stream: &StreamName, message: ProposedMessage) -> Option<Event> 
     convert::proposed(stream, id.as_ref(), metadata, custom_metadata, data).ok().map(|(event, _)| event)
 }
 
-/// The answers that carry these records, one page.
-pub fn answers(store: &Store, records: &[Record]) -> Vec<ReadResp> {
+/// The bytes of the answers that carry these records, one page, as the
+/// connection gets them.
+pub fn answers(store: &Store, records: &[Record]) -> Bytes {
     let mut page = Page::new(store, Style { resolve_links: false, ids: Ids::Text }, None);
+    page.expect(records);
     for record in records {
         page.event(record).expect("nothing is looked up");
     }
-    page.answers
-}
-
-/// The bytes of such answers, as the connection gets them.
-pub fn encoded(answers: &[ReadResp], out: &mut Vec<u8>) {
-    for answer in answers {
-        answer.encode(out).expect("a vector takes every byte");
-    }
+    page.frames.into_bytes()
 }

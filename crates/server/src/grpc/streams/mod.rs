@@ -4,15 +4,19 @@
 //! [`query`]), calls the node, and converts the answer; what goes wrong is a
 //! [`Failure`] that [`crate::status`] alone turns into a status.
 //!
-//! Reads and subscriptions share one page builder ([`page`]). Both are pulled
-//! by the connection's flow control, page by page: a reader that does not read
-//! costs one page of memory and nothing else.
+//! Reads and subscriptions share one page builder ([`page`]). A page is filled
+//! with answers as they travel ([`frames`]) and becomes the body of the call as
+//! it is ([`body`]). Both kinds of reads are pulled by the connection's flow
+//! control, page by page: a reader that does not read costs a page or two of
+//! memory and nothing else.
 
 mod append;
 mod batch_append;
+mod body;
 pub(crate) mod budget;
 pub(crate) mod convert;
 mod delete;
+mod frames;
 pub mod micro;
 mod page;
 mod query;
@@ -28,11 +32,12 @@ use annals_proto::event_store::client::streams::{
     AppendReq, AppendResp, BatchAppendReq, BatchAppendResp, DeleteReq, DeleteResp, ReadReq, ReadResp, TombstoneReq,
     TombstoneResp,
 };
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use self::append::{Gathering, WRITE_TIMEOUT, Writing, refused, unexpected};
+use self::body::{Handed, HandsOver, Pages};
 use self::budget::Budget;
 use self::query::{Amount, Query};
 use crate::consistency::{self, Stamp, Wanted};
@@ -47,10 +52,11 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 17 * 1024 * 1024;
 const APPENDS_RECEIVED_AT_ONCE: usize = 4;
 
 /// The service, with its limits set.
-pub(crate) fn service(context: Arc<Context>) -> StreamsServer<Service> {
-    StreamsServer::new(Service::new(context))
+pub(crate) fn service(context: Arc<Context>) -> HandsOver<StreamsServer<Service>> {
+    let service = StreamsServer::new(Service::new(context))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(ANSWER_BYTES_MAX)
+        .max_encoding_message_size(ANSWER_BYTES_MAX);
+    HandsOver(service)
 }
 
 /// Serves streams from one node.
@@ -76,14 +82,14 @@ impl Service {
         result.map(Response::new).map_err(|failure| consistency::refuse_v1(&self.context, &failure))
     }
 
-    async fn open_read(&self, request: Request<ReadReq>) -> Result<Response<Answers>, Failure> {
+    async fn open_read(&self, request: Request<ReadReq>) -> Result<(Stamp, Pages), Failure> {
         let wanted = Wanted::from_headers(request.metadata())?;
         let query = Query::parse(request.into_inner())?;
         let stamp = match seeded::is(Bug::S6) {
             false => wanted.reach(&self.context).await?,
             true => Stamp::now(&self.context),
         };
-        let (stamp, answers) = match query.amount {
+        let opened = match query.amount {
             Amount::Count { direction, count } => {
                 read::open(&self.context, stamp, query.source, query.style, direction, count, query.compatibility)
                     .await?
@@ -98,7 +104,7 @@ impl Service {
         if seeded::is(Bug::S6) {
             wanted.reach(&self.context).await?;
         }
-        Ok(stamp.answer(answers))
+        Ok(opened)
     }
 }
 
@@ -112,16 +118,18 @@ pub(crate) fn budget_of(context: &Context) -> Budget {
     Budget::new(append_bytes_max(context).saturating_mul(APPENDS_RECEIVED_AT_ONCE), WRITE_TIMEOUT)
 }
 
-/// The messages of a read or a subscription.
-type Answers = BoxStream<'static, Result<ReadResp, Status>>;
-
 #[tonic::async_trait]
 impl Streams for Service {
-    type ReadStream = Answers;
+    /// Its messages are handed over as bytes.
+    type ReadStream = stream::Empty<Result<ReadResp, Status>>;
     type BatchAppendStream = BoxStream<'static, Result<BatchAppendResp, Status>>;
 
     async fn read(&self, request: Request<ReadReq>) -> Result<Response<Self::ReadStream>, Status> {
-        self.open_read(request).await.map_err(|failure| consistency::refuse_v1(&self.context, &failure))
+        let opened = self.open_read(request).await;
+        let (stamp, pages) = opened.map_err(|failure| consistency::refuse_v1(&self.context, &failure))?;
+        let mut response = stamp.answer(stream::empty());
+        response.extensions_mut().insert(Handed::new(pages));
+        Ok(response)
     }
 
     async fn append(&self, request: Request<Streaming<AppendReq>>) -> Result<Response<AppendResp>, Status> {

@@ -4,19 +4,19 @@
 //! memory is bounded whatever it reads. The bytes count what is sent: a small
 //! link can resolve to a large event.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::SystemTime;
 
 use annals_core::{Content, EventType, Head, Position, Revision, State, StreamName, Timestamp};
-use annals_proto::event_store::client::StreamIdentifier;
 use annals_proto::event_store::client::streams::ReadResp;
-use annals_proto::event_store::client::streams::read_resp::read_event::{Position as PositionOption, RecordedEvent};
-use annals_proto::event_store::client::streams::read_resp::{Content as Answer, ReadEvent};
+use annals_proto::event_store::client::streams::read_resp::Content as Answer;
 use annals_store::{IndexName, Link, PageLimit, Record, Store, StreamView};
 use bytes::Bytes;
 use uuid::Uuid;
 
 use super::convert;
+use super::frames::{Frames, Recorded};
 use super::query::Style;
 use crate::status::Failure;
 
@@ -26,8 +26,8 @@ pub(super) const EVENTS_MAX: usize = 1_000;
 /// Bytes of one page, exceeded by its last event only.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Bytes of an answer besides the event's own content.
-const OVERHEAD: usize = 200;
+/// Bytes of an answer to an event besides its record: more than that is rare.
+const OVERHEAD: usize = 160;
 
 /// As much as one page may hold.
 pub(super) fn limit(events: u64) -> PageLimit {
@@ -44,13 +44,10 @@ pub(super) struct Page<'a> {
     as_of: Option<Position>,
     /// The streams that links on this page lead to.
     views: HashMap<StreamName, StreamView>,
-    /// The name of the last record's stream: mostly the next one's too.
-    name: Bytes,
     /// What it holds.
-    pub(super) answers: Vec<ReadResp>,
+    pub(super) frames: Frames,
     /// How many of it are events.
     pub(super) events: usize,
-    bytes: usize,
 }
 
 impl<'a> Page<'a> {
@@ -63,34 +60,37 @@ impl<'a> Page<'a> {
             now: Timestamp::from(SystemTime::now()),
             as_of,
             views: HashMap::new(),
-            name: Bytes::new(),
-            answers: Vec::new(),
+            frames: Frames::default(),
             events: 0,
-            bytes: 0,
         }
     }
 
     /// Whether what follows belongs on the next page.
     pub(super) fn is_full(&self) -> bool {
-        self.events >= EVENTS_MAX || self.bytes >= BYTES_MAX
+        self.events >= EVENTS_MAX || self.frames.len() >= BYTES_MAX
+    }
+
+    /// Makes room for these records at once.
+    pub(super) fn expect(&mut self, records: &[Record]) {
+        let bytes = records.iter().map(|record| record.encoded().len() + OVERHEAD).sum();
+        self.frames.reserve(usize::min(bytes, BYTES_MAX));
     }
 
     /// Adds what is no event.
     pub(super) fn say(&mut self, answer: Answer) {
-        self.answers.push(ReadResp { content: Some(answer) });
+        self.frames.say(&ReadResp { content: Some(answer) });
     }
 
     /// Adds an event, or a link and its target.
     pub(super) fn event(&mut self, record: &Record) -> Result<(), Failure> {
-        let recorded = self.recorded(record);
-        let position = record.position().get();
-        if self.style.resolve_links && record.event_type() == EventType::LINK {
-            let target = self.resolve(&record.data())?;
-            self.push(target, Some(recorded), position);
+        let recorded = Recorded::from(record);
+        if self.style.resolve_links && recorded.event_type == EventType::LINK.as_bytes() {
+            let target = self.resolve(recorded.data)?;
+            self.push(target.as_ref(), &recorded)
         } else {
-            self.push(Some(recorded), None, position);
+            self.events += 1;
+            self.frames.event(Some(&recorded), None, recorded.position, self.style.ids)
         }
-        Ok(())
     }
 
     /// Adds an entry of an index: a link that nobody wrote, or its target.
@@ -102,54 +102,44 @@ impl<'a> Page<'a> {
         let data =
             if is_link { record.data() } else { Bytes::from(format!("{}@{}", record.revision(), record.stream())) };
         let name = index.name();
-        let position = record.position().get();
-        let link = RecordedEvent {
-            id: Some(convert::wire_uuid(entry_id(&name, entry.revision), self.style.ids)),
-            stream_identifier: Some(StreamIdentifier { stream_name: name.as_bytes().clone() }),
-            stream_revision: entry.revision,
-            prepare_position: position,
-            commit_position: position,
-            metadata: convert::system_metadata(EventType::LINK, record.created(), Content::Binary),
-            custom_metadata: Bytes::new(),
-            data: data.clone(),
+        let link = Recorded {
+            id: entry_id(&name, entry.revision),
+            stream: name.as_bytes(),
+            revision: entry.revision,
+            position: record.position().get(),
+            event_type: EventType::LINK.as_bytes(),
+            created: record.created(),
+            content: Content::Binary,
+            custom_metadata: Cow::Borrowed(&[]),
+            data: &data,
         };
         if !self.style.resolve_links {
-            self.push(Some(link), None, position);
-            return Ok(());
+            self.events += 1;
+            return self.frames.event(Some(&link), None, link.position, self.style.ids);
         }
-        let target = if is_link {
-            self.resolve(&data)?
+        if is_link {
+            let target = self.resolve(&data)?;
+            self.push(target.as_ref(), &link)
         } else if self.hides(&record.stream_name(), record)? {
-            None
+            self.push(None, &link)
         } else {
-            Some(self.recorded(record))
-        };
-        self.push(target, Some(link), position);
-        Ok(())
+            self.push(Some(record), &link)
+        }
     }
 
-    fn push(&mut self, event: Option<RecordedEvent>, link: Option<RecordedEvent>, position: u64) {
-        for part in event.iter().chain(&link) {
-            self.bytes += part.data.len() + part.custom_metadata.len() + OVERHEAD;
-        }
+    fn push(&mut self, target: Option<&Record>, link: &Recorded<'_>) -> Result<(), Failure> {
         self.events += 1;
-        self.say(Answer::Event(ReadEvent { event, link, position: Some(PositionOption::CommitPosition(position)) }));
-    }
-
-    fn recorded(&mut self, record: &Record) -> RecordedEvent {
-        if self.name != record.stream().as_bytes() {
-            self.name = Bytes::copy_from_slice(record.stream().as_bytes());
-        }
-        convert::recorded(record, self.style.ids, self.name.clone())
+        let target = target.map(Recorded::from);
+        self.frames.event(target.as_ref(), Some(link), link.position, self.style.ids)
     }
 
     /// The event that a link leads to, unless it is gone or hidden.
-    fn resolve(&mut self, data: &[u8]) -> Result<Option<RecordedEvent>, Failure> {
+    fn resolve(&mut self, data: &[u8]) -> Result<Option<Record>, Failure> {
         let Some((revision, stream)) = convert::link_target(data) else { return Ok(None) };
         let record = self.store.record_at(&stream, revision).map_err(|error| broken(&error))?;
         let record = record.filter(|record| self.as_of.is_none_or(|as_of| record.position() <= as_of));
         match record {
-            Some(record) if !self.hides(&stream, &record)? => Ok(Some(self.recorded(&record))),
+            Some(record) if !self.hides(&stream, &record)? => Ok(Some(record)),
             Some(_) | None => Ok(None),
         }
     }

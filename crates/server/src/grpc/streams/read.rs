@@ -11,14 +11,14 @@ use std::time::{Instant, SystemTime};
 
 use annals_core::{Position, Revision, State, StreamName, Timestamp};
 use annals_proto::event_store::client::StreamIdentifier;
-use annals_proto::event_store::client::streams::ReadResp;
 use annals_proto::event_store::client::streams::read_resp::{Content as Answer, StreamNotFound};
 use annals_store::{Direction, IndexName, Record, Store, StreamView};
+use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
-use super::Answers;
+use super::body::Pages;
 use super::page::{self, Page, broken};
 use super::query::{SelectedBy, Selection, Source, Start, Style};
 use crate::consistency::Stamp;
@@ -44,7 +44,7 @@ pub(super) async fn open(
     direction: Direction,
     count: u64,
     compatibility: u32,
-) -> Result<(Stamp, Answers), Failure> {
+) -> Result<(Stamp, Pages), Failure> {
     let mut reading = Reading {
         store: context.node.store().clone(),
         style,
@@ -81,12 +81,12 @@ pub(super) async fn open(
             (_, Err(failure)) => Some((Err(stamp.refusal(failure.v1())), Ahead::Failed)),
         }
     });
-    Ok((stamp, flattened(first, rest)))
+    Ok((stamp, joined(first, rest)))
 }
 
 /// What comes after a page, while the connection takes that one.
 enum Ahead {
-    Page(JoinHandle<(Reading, Result<Vec<ReadResp>, Failure>)>),
+    Page(JoinHandle<(Reading, Result<Bytes, Failure>)>),
     /// The page was the last.
     Nothing(Reading),
     Failed,
@@ -105,21 +105,12 @@ impl Ahead {
     }
 }
 
-/// Pages, one answer after the other.
-pub(super) fn flattened<S>(first: Vec<ReadResp>, rest: S) -> Answers
+/// The first page, then the others.
+pub(super) fn joined<S>(first: Bytes, rest: S) -> Pages
 where
-    S: stream::Stream<Item = Result<Vec<ReadResp>, Status>> + Send + 'static,
+    S: stream::Stream<Item = Result<Bytes, Status>> + Send + 'static,
 {
-    let pages = stream::once(async move { Ok(first) }).chain(rest);
-    pages
-        .flat_map(|page| {
-            let answers: Vec<Result<ReadResp, Status>> = match page {
-                Ok(answers) => answers.into_iter().map(Ok).collect(),
-                Err(status) => vec![Err(status)],
-            };
-            stream::iter(answers)
-        })
-        .boxed()
+    stream::once(std::future::ready(Ok(first))).chain(rest).boxed()
 }
 
 /// Runs what may wait for the disk, off the threads that serve everybody.
@@ -209,7 +200,7 @@ impl Reading {
 
     /// The next page. An empty one is not the end: a filter may have found
     /// nothing yet, and a client that went away must be noticed.
-    fn page(&mut self) -> Result<Vec<ReadResp>, Failure> {
+    fn page(&mut self) -> Result<Bytes, Failure> {
         let store = self.store.clone();
         let mut page = Page::new(&store, self.style, Some(self.as_of));
         match std::mem::replace(&mut self.cursor, Cursor::Done) {
@@ -219,7 +210,7 @@ impl Reading {
             Cursor::All { next, end, by } => self.all_page(&mut page, next, end, by)?,
         }
         self.measured.events += page.events;
-        Ok(page.answers)
+        Ok(page.frames.into_bytes())
     }
 
     fn stream_page(
@@ -248,6 +239,7 @@ impl Reading {
                     page.say(Answer::FirstStreamPosition(first.get()));
                 }
             }
+            page.expect(&read.records);
             for record in &read.records {
                 page.event(record)?;
                 self.left -= 1;
@@ -320,6 +312,9 @@ impl Reading {
             let records = self.store.read_all(from, self.direction, page::limit(wanted));
             let records = records.map_err(|error| broken(&error))?;
             next = None;
+            if by.is_none() {
+                page.expect(&records);
+            }
             for record in &records {
                 if record.position() > end {
                     next = None;

@@ -28,14 +28,16 @@ use annals_proto::event_store::client::streams::read_resp::{
     CaughtUp, Checkpoint, Content as Answer, Position as Place, SubscriptionConfirmation,
 };
 use annals_store::{Direction, IndexName, Store};
+use bytes::Bytes;
 use futures::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use uuid::Uuid;
 
-use super::Answers;
+use super::body::Pages;
+use super::frames::Frames;
 use super::page::{self, Page, broken};
 use super::query::{SelectedBy, Selection, Source, Start, Style};
-use super::read::{blocking, flattened, number_from, selects};
+use super::read::{blocking, joined, number_from, selects};
 use crate::consistency;
 use crate::context::Shared;
 use crate::metrics::Counted;
@@ -59,7 +61,7 @@ pub(super) async fn open(
     source: Source,
     style: Style,
     permit: OwnedSemaphorePermit,
-) -> Result<Answers, Failure> {
+) -> Result<Pages, Failure> {
     let kind = source.api();
     let store = context.node.store().clone();
     let feed = {
@@ -87,11 +89,18 @@ pub(super) async fn open(
         let subscription: Subscription = subscription?;
         let context = subscription.context.clone();
         match subscription.next().await {
-            Ok((subscription, answers)) => Some((Ok(answers), Some(subscription))),
+            Ok((subscription, page)) => Some((Ok(page), Some(subscription))),
             Err(failure) => Some((Err(consistency::refuse_v1(&context, &failure)), None)),
         }
     });
-    Ok(flattened(vec![confirmation], rest))
+    Ok(joined(framed(&confirmation), rest))
+}
+
+/// An answer by itself.
+fn framed(answer: &ReadResp) -> Bytes {
+    let mut frames = Frames::default();
+    frames.say(answer);
+    frames.into_bytes()
 }
 
 struct Subscription {
@@ -151,7 +160,7 @@ struct Progress {
 
 /// What reading a feed came to.
 struct Step {
-    answers: Vec<ReadResp>,
+    frames: Frames,
     events: usize,
     at_end: bool,
     ended: Option<Failure>,
@@ -159,7 +168,7 @@ struct Step {
 
 impl Subscription {
     /// The next answers; waits until there are some.
-    async fn next(mut self) -> Result<(Self, Vec<ReadResp>), Failure> {
+    async fn next(mut self) -> Result<(Self, Bytes), Failure> {
         loop {
             if let Some(failure) = self.ended.take() {
                 return Err(failure);
@@ -185,25 +194,27 @@ impl Subscription {
                 step?
             };
             self.seen = tail;
-            let Step { mut answers, events, at_end, ended } = step;
+            let Step { mut frames, events, at_end, ended } = step;
             self.context.metrics.events_sent(events);
             self.ended = ended;
             if at_end && !self.live && self.ended.is_none() {
-                answers.extend(self.feed.checkpoint());
-                answers.push(self.feed.caught_up());
+                if let Some(checkpoint) = self.feed.checkpoint() {
+                    frames.say(&checkpoint);
+                }
+                frames.say(&self.feed.caught_up());
             }
             if self.live && !at_end {
                 self.context.metrics.subscription_fell_behind();
             }
             self.live = at_end;
-            if !answers.is_empty() {
-                return Ok((self, answers));
+            if !frames.is_empty() {
+                return Ok((self, frames.into_bytes()));
             }
             if at_end
                 && self.ended.is_none()
                 && let Some(checkpoint) = self.wait().await?
             {
-                return Ok((self, vec![checkpoint]));
+                return Ok((self, framed(&checkpoint)));
             }
         }
     }
@@ -311,7 +322,7 @@ impl Feed {
                 read_selected(&mut page, store, index, next, after, progress)?
             }
         };
-        Ok(Step { answers: page.answers, events: page.events, at_end, ended })
+        Ok(Step { frames: page.frames, events: page.events, at_end, ended })
     }
 
     /// Whether what is new can be delivered without looking at what is old.

@@ -1,0 +1,120 @@
+//! The body of a read: frames that were made elsewhere, then the status.
+//!
+//! The generated service would take each message through an encoder, one at a
+//! time. A read has them as bytes already ([`super::frames`]), a page at a time,
+//! so its handler answers with no messages at all and *hands over* its pages
+//! beside the answer. [`HandsOver`] stands around the service, sees them, and
+//! makes them the answer's body. Requests, refusals and headers take the same
+//! way as those of every other call.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use axum::body::HttpBody;
+use bytes::Bytes;
+use futures::TryFutureExt as _;
+use futures::future::MapOk;
+use futures::stream::BoxStream;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Frame;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::NamedService;
+
+/// Pages of frames, in order. Whoever takes the next one has room for it.
+pub(super) type Pages = BoxStream<'static, Result<Bytes, Status>>;
+
+/// Bytes that the connection is given at a time. A page is cut, not copied:
+/// small enough that calls which share a connection take turns, large enough
+/// that cutting costs nothing.
+const CHUNK_BYTES_MAX: usize = 64 * 1024;
+
+/// Pages beside an answer. What travels there has to be cloneable.
+#[derive(Clone)]
+pub(super) struct Handed(Arc<Mutex<Option<Pages>>>);
+
+impl Handed {
+    pub(super) fn new(pages: Pages) -> Self {
+        Handed(Arc::new(Mutex::new(Some(pages))))
+    }
+
+    fn take(self) -> Option<Pages> {
+        self.0.lock().expect("nothing panics while it is held").take()
+    }
+}
+
+/// A service whose answers may have their bodies handed over.
+#[derive(Clone)]
+pub(crate) struct HandsOver<S>(pub(super) S);
+
+impl<S: NamedService> NamedService for HandsOver<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for HandsOver<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = MapOk<S::Future, fn(Response<Body>) -> Response<Body>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.call(request).map_ok(take_over as fn(_) -> _)
+    }
+}
+
+fn take_over(mut response: Response<Body>) -> Response<Body> {
+    let handed: Option<Handed> = response.extensions_mut().remove();
+    match handed.and_then(Handed::take) {
+        Some(pages) => response.map(|_| Body::new(Framed { pages, chunk: Bytes::new(), ended: false })),
+        None => response,
+    }
+}
+
+/// See the module.
+struct Framed {
+    pages: Pages,
+    /// What is left of the page that is being sent.
+    chunk: Bytes,
+    ended: bool,
+}
+
+impl HttpBody for Framed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        loop {
+            if !this.chunk.is_empty() {
+                let chunk = this.chunk.split_to(this.chunk.len().min(CHUNK_BYTES_MAX));
+                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            }
+            let status = match std::task::ready!(this.pages.as_mut().poll_next(cx)) {
+                Some(Ok(page)) => {
+                    this.chunk = page;
+                    continue;
+                }
+                Some(Err(status)) => status,
+                None => Status::ok(""),
+            };
+            this.ended = true;
+            let mut trailers = HeaderMap::with_capacity(1 + status.metadata().len());
+            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
