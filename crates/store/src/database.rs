@@ -27,6 +27,27 @@ pub(crate) struct Database {
     options: rocksdb::Options,
 }
 
+/// How far a read may go for what it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To what RocksDB has in memory. What is not there is an error
+    /// ([`Error::is_out_of_reach`]).
+    Memory,
+    /// To the disk.
+    Disk,
+}
+
+impl Reach {
+    fn options(self) -> ReadOptions {
+        let mut options = ReadOptions::default();
+        match self {
+            Reach::Memory => options.set_read_tier(ReadTier::BlockCache),
+            Reach::Disk => {}
+        }
+        options
+    }
+}
+
 /// The column families of a database, looked up once.
 #[derive(Clone, Copy)]
 pub(crate) struct Columns<'d> {
@@ -109,8 +130,10 @@ impl Database {
         &self,
         column: Column,
         keys: &[[u8; 8]],
+        reach: Reach,
     ) -> Result<Vec<Option<DBPinnableSlice<'_>>>, Error> {
-        let values = self.rocks.batched_multi_get_cf(self.column(column), keys.iter(), true);
+        let options = reach.options();
+        let values = self.rocks.batched_multi_get_cf_opt(self.column(column), keys.iter(), true, &options);
         values.into_iter().collect::<Result<_, _>>().map_err(reading)
     }
 
@@ -159,8 +182,8 @@ impl Database {
     }
 
     /// The runs of a list.
-    pub(crate) fn runs(&self, list: ListId) -> RunIterator<'_> {
-        let mut options = ReadOptions::default();
+    pub(crate) fn runs(&self, list: ListId, reach: Reach) -> RunIterator<'_> {
+        let mut options = reach.options();
         options.set_iterate_lower_bound(keys::run(list, 0));
         options.set_iterate_upper_bound(keys::run(list.next(), 0));
         RunIterator { raw: self.rocks.raw_iterator_cf_opt(self.column(Column::Runs), options), list }
@@ -170,11 +193,20 @@ impl Database {
     /// `readahead` is in bytes; 0 leaves it to RocksDB.
     pub(crate) fn scan(&self, column: Column, from: &[u8], to: &[u8], readahead: usize) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(from);
-        options.set_iterate_upper_bound(to);
         options.set_readahead_size(readahead);
         // A long scan would drive out of the cache what others read often.
         options.fill_cache(readahead == 0);
+        self.bounded(column, from, to, options)
+    }
+
+    /// The same for a short stretch, which may have to be in memory.
+    pub(crate) fn stretch(&self, column: Column, from: &[u8], to: &[u8], reach: Reach) -> DBRawIterator<'_> {
+        self.bounded(column, from, to, reach.options())
+    }
+
+    fn bounded(&self, column: Column, from: &[u8], to: &[u8], mut options: ReadOptions) -> DBRawIterator<'_> {
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(to);
         self.rocks.raw_iterator_cf_opt(self.column(column), options)
     }
 

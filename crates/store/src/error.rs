@@ -34,6 +34,17 @@ pub enum Error {
     Stopped,
 }
 
+impl Error {
+    /// Whether all that is wrong is that the disk would have to be asked
+    /// ([`Reach::Memory`](crate::database::Reach)).
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        match self {
+            Error::Database { source, .. } => source.kind() == rocksdb::ErrorKind::Incomplete,
+            Error::Corrupt { .. } | Error::Stopped => false,
+        }
+    }
+}
+
 /// A store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

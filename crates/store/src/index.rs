@@ -14,6 +14,7 @@
 
 use annals_core::StreamName;
 
+use crate::database::Reach;
 use crate::error::Error;
 use crate::keys::{self, Kind};
 use crate::read::{Direction, PageLimit};
@@ -112,7 +113,7 @@ impl State {
             Direction::Forward => (from, last),
             Direction::Backward => (from.min(last), 0),
         };
-        let entries = self.read_list(head.list, from, to, direction, limit)?;
+        let entries = self.read_list(head.list, from, to, direction, limit, Reach::Disk)?;
         Ok(entries.into_iter().map(|(revision, record)| Link { revision, record }).collect())
     }
 }

@@ -58,6 +58,24 @@ impl State {
         Ok(known.map_or_else(Head::default, |known| known.head))
     }
 
+    /// See [`crate::Store::see_at_hand`].
+    pub(crate) fn see_at_hand(&self, stream: &StreamName, now: Timestamp) -> Option<Sight> {
+        let key = key_of(stream);
+        let described_key = stream.described().map(|described| key_of(&described));
+        let (moment, (head, described)) = self.moment(|delta| {
+            let newest = |key: &Vec<u8>| delta.streams.get(&key[..]).cloned();
+            (newest(&key), described_key.as_ref().map(newest))
+        });
+        let head = head.or_else(|| self.streams.get(&key))?.head;
+        let described = match (described, &described_key) {
+            (Some(newest), Some(key)) => Some(newest.or_else(|| self.streams.get(key))?.head),
+            _ => None,
+        };
+        let view = StreamView::new(stream, head, now.max(moment.totals.newest_time));
+        let sight = Sight { as_of: moment.totals.tail, view, described };
+        (!self.has_settled_since(&moment)).then_some(sight)
+    }
+
     /// See [`crate::Store::see_index`].
     pub(crate) fn see_index(&self, index: &IndexName) -> Result<(Position, u64), Error> {
         let key = index.key();

@@ -5,13 +5,14 @@
 //! consecutive positions are scanned; others are looked up together.
 
 use annals_core::{Head, Position, Revision, State as StreamState, StreamName, Timestamp};
+use bytes::BytesMut;
 
 use crate::chain::{ChainHash, SAVED_EVERY};
-use crate::database::reading;
+use crate::database::{Reach, reading};
 use crate::error::Error;
 use crate::keys::{self, Column, Key, ListId};
 use crate::record::{Corruption, Record};
-use crate::state::{READAHEAD, State, record_at};
+use crate::state::{READAHEAD, State, record_among, record_at};
 
 /// Which way a read goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -172,12 +173,14 @@ impl State {
         let mut records =
             self.database.scan(Column::Records, &keys::number(from.get()), &keys::number(end.get()), readahead);
         records.seek_to_first();
+        let mut memory = BytesMut::new();
         let mut at = from;
         while at < end {
-            if records.value().is_none() {
+            let value = records.value();
+            if value.is_none() {
                 records.status().map_err(reading)?;
             }
-            let record = record_at(at, records.value())?;
+            let record = record_among(at, value, &mut memory)?;
             if !page.takes(&record) {
                 break;
             }
@@ -225,12 +228,7 @@ impl State {
         direction: Direction,
         limit: PageLimit,
     ) -> Result<StreamPage, Error> {
-        let last = match view.state {
-            StreamState::Live(last) => last,
-            StreamState::Empty | StreamState::SoftDeleted(_) | StreamState::Tombstoned => {
-                return Ok(StreamPage::default());
-            }
-        };
+        let StreamState::Live(last) = view.state else { return Ok(StreamPage::default()) };
         let stream = view.stream.as_str();
         let known = self.stream_head(stream, &mut Vec::with_capacity(1 + stream.len()))?;
         let Some(list) = known.map(|known| known.list) else { return Ok(StreamPage::default()) };
@@ -238,6 +236,41 @@ impl State {
             Some(not_before) => self.first_not_before(list, view.first_visible, last, not_before)?,
             None => view.first_visible,
         };
+        self.stream_page(list, (first, last), from, direction, limit, Reach::Disk)
+    }
+
+    /// See [`crate::Store::read_stream_at_hand`].
+    pub(crate) fn read_stream_at_hand(
+        &self,
+        view: &StreamView,
+        from: Revision,
+        direction: Direction,
+        limit: PageLimit,
+    ) -> Result<Option<StreamPage>, Error> {
+        let StreamState::Live(last) = view.state else { return Ok(Some(StreamPage::default())) };
+        // What age hides is found by bisection, which may lead anywhere.
+        if view.not_before.is_some() {
+            return Ok(None);
+        }
+        let Some(known) = self.head_at_hand(&view.stream) else { return Ok(None) };
+        let visible = (view.first_visible, last);
+        match self.stream_page(known.list, visible, from, direction, limit, Reach::Memory) {
+            Ok(page) => Ok(Some(page)),
+            Err(error) if error.is_out_of_reach() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A page of the visible part of a stream, whose bounds are inclusive.
+    fn stream_page(
+        &self,
+        list: ListId,
+        (first, last): (Revision, Revision),
+        from: Revision,
+        direction: Direction,
+        limit: PageLimit,
+        reach: Reach,
+    ) -> Result<StreamPage, Error> {
         let (from, to) = match direction {
             Direction::Forward => (from.max(first), last),
             Direction::Backward => (from.min(last), first),
@@ -249,7 +282,7 @@ impl State {
         if first > last || !ahead(from) {
             return Ok(StreamPage::default());
         }
-        let entries = self.read_list(list, from.get(), to.get(), direction, limit)?;
+        let entries = self.read_list(list, from.get(), to.get(), direction, limit, reach)?;
         let records: Vec<Record> = entries.into_iter().map(|(_, record)| record).collect();
         let next = records.last().map(Record::revision).filter(|at| *at != to).map(|at| match direction {
             Direction::Forward => at.next(),
@@ -297,8 +330,9 @@ impl State {
         to: u64,
         direction: Direction,
         limit: PageLimit,
+        reach: Reach,
     ) -> Result<Vec<(u64, Record)>, Error> {
-        let mut entries = self.entries(list, from, to, direction);
+        let mut entries = self.entries(list, from, to, direction, reach);
         let mut page = Page::new(limit);
         let mut count = LOOKED_UP_FIRST;
         let mut numbers = Vec::new();
@@ -314,7 +348,7 @@ impl State {
             if numbers.is_empty() {
                 break;
             }
-            let records = self.look_up(&positions)?;
+            let records = self.look_up(&positions, reach)?;
             for (number, record) in numbers.iter().zip(records) {
                 if !page.takes(&record) {
                     return Ok(page.items);
@@ -327,7 +361,7 @@ impl State {
     }
 
     /// The records at these positions, which exist and ascend or descend.
-    fn look_up(&self, positions: &[Position]) -> Result<Vec<Record>, Error> {
+    fn look_up(&self, positions: &[Position], reach: Reach) -> Result<Vec<Record>, Error> {
         let mut found: Vec<Option<Record>> = {
             let ring = self.ring.read();
             positions.iter().map(|at| ring.get(*at).cloned()).collect()
@@ -343,7 +377,7 @@ impl State {
             }
             let (first, last) = (positions[stretch[0]], positions[stretch[stretch.len() - 1]]);
             let (from, to) = (keys::number(first.get()), keys::number(last.next().get()));
-            let mut records = self.database.scan(Column::Records, &from, &to, 0);
+            let mut records = self.database.stretch(Column::Records, &from, &to, reach);
             records.seek_to_first();
             for index in stretch {
                 let wanted = keys::number(positions[*index].get());
@@ -356,10 +390,12 @@ impl State {
                 found[*index] = Some(record_at(positions[*index], records.value())?);
             }
         }
-        let keys: Vec<[u8; 8]> = scattered.iter().map(|index| keys::number(positions[*index].get())).collect();
-        let values = self.database.get_sorted(Column::Records, &keys)?;
-        for (index, value) in scattered.iter().zip(values) {
-            found[*index] = Some(record_at(positions[*index], value.as_deref())?);
+        if !scattered.is_empty() {
+            let keys: Vec<[u8; 8]> = scattered.iter().map(|index| keys::number(positions[*index].get())).collect();
+            let values = self.database.get_sorted(Column::Records, &keys, reach)?;
+            for (index, value) in scattered.iter().zip(values) {
+                found[*index] = Some(record_at(positions[*index], value.as_deref())?);
+            }
         }
         Ok(found.into_iter().map(|record| record.expect("each was in the ring, scanned or looked up")).collect())
     }

@@ -129,6 +129,15 @@ impl Record {
         Ok(Record(Bytes::copy_from_slice(bytes)))
     }
 
+    /// The same, with its memory taken from `out`, where many records can
+    /// share one allocation.
+    pub(crate) fn from_slice_into(bytes: &[u8], out: &mut BytesMut) -> Result<Record, Corruption> {
+        verify(bytes)?;
+        debug_assert!(out.is_empty(), "records are split off as they are made");
+        out.extend_from_slice(bytes);
+        Ok(Record(out.split().freeze()))
+    }
+
     /// The record in these bytes, which are kept.
     ///
     /// # Errors

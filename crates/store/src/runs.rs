@@ -16,7 +16,7 @@
 use annals_core::Position;
 use bytes::{Buf, BufMut};
 
-use crate::database::{Database, RunIterator};
+use crate::database::{Database, Reach, RunIterator};
 use crate::error::Error;
 use crate::keys::{Key, ListId};
 use crate::read::Direction;
@@ -92,7 +92,7 @@ impl Run {
 /// Where the entry with this number is, by what has settled. The caller knows
 /// that there is one.
 pub(crate) fn position_of(database: &Database, list: ListId, number: u64) -> Result<Position, Error> {
-    let run = database.runs(list).seek(number)?;
+    let run = database.runs(list, Reach::Disk).seek(number)?;
     run.and_then(|run| run.position_of(number)).ok_or_else(|| missing(list, number))
 }
 
@@ -111,6 +111,7 @@ pub(crate) struct Entries<'d> {
     newest: Vec<Run>,
     /// Over what has settled, once it is needed.
     settled: Option<RunIterator<'d>>,
+    reach: Reach,
     direction: Direction,
     next: Option<u64>,
     end: u64,
@@ -126,12 +127,14 @@ impl<'d> Entries<'d> {
         from: u64,
         to: u64,
         direction: Direction,
+        reach: Reach,
     ) -> Self {
         let some = match direction {
             Direction::Forward => from <= to,
             Direction::Backward => from >= to,
         };
-        Entries { database, list, newest, settled: None, direction, next: some.then_some(from), end: to, run: None }
+        let next = some.then_some(from);
+        Entries { database, list, newest, settled: None, reach, direction, next, end: to, run: None }
     }
 
     fn position_of(&mut self, number: u64) -> Result<Position, Error> {
@@ -149,7 +152,7 @@ impl<'d> Entries<'d> {
             return Ok(Some(*run));
         }
         match (&mut self.settled, self.direction) {
-            (None, _) => self.settled.insert(self.database.runs(self.list)).seek(number),
+            (None, _) => self.settled.insert(self.database.runs(self.list, self.reach)).seek(number),
             (Some(settled), Direction::Forward) => settled.next(),
             (Some(settled), Direction::Backward) => settled.previous(),
         }

@@ -13,11 +13,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use annals_core::seeded::{self, Bug};
-use annals_core::{Head, Position};
+use annals_core::{Head, Position, StreamName};
+use bytes::BytesMut;
 use parking_lot::RwLock;
 use rocksdb::{Cache, WriteBatch, properties};
 
-use crate::database::Database;
+use crate::database::{Database, Reach};
 use crate::delta::Delta;
 use crate::directory::Home;
 use crate::effects::Sealed;
@@ -265,9 +266,17 @@ impl State {
 
     /// The entries of a list from one number to another, both inclusive. The
     /// caller knows that there are these.
-    pub(crate) fn entries(&self, list: ListId, from: u64, to: u64, direction: Direction) -> Entries<'_> {
+    pub(crate) fn entries(&self, list: ListId, from: u64, to: u64, direction: Direction, reach: Reach) -> Entries<'_> {
         let newest = self.newest.read().delta.runs_between(list, from.min(to), from.max(to));
-        Entries::new(&self.database, list, newest, from, to, direction)
+        Entries::new(&self.database, list, newest, from, to, direction, reach)
+    }
+
+    /// The head of a stream, if it is in memory.
+    pub(crate) fn head_at_hand(&self, stream: &StreamName) -> Option<StreamHead> {
+        let mut key = Vec::with_capacity(1 + stream.as_bytes().len());
+        keys::head(Kind::Stream, stream.as_bytes(), &mut key);
+        let newest = self.newest.read().delta.streams.get(&key[..]).cloned();
+        newest.or_else(|| self.streams.get(&key))
     }
 
     pub(crate) fn settled_stream(&self, key: &[u8]) -> Result<Option<StreamHead>, Error> {
@@ -348,8 +357,21 @@ impl Drop for State {
 
 /// The record in the bytes that were found at a position.
 pub(crate) fn record_at(at: Position, bytes: Option<&[u8]>) -> Result<Record, Error> {
+    checked(at, bytes, Record::from_slice)
+}
+
+/// The same for one of many, which share their memory.
+pub(crate) fn record_among(at: Position, bytes: Option<&[u8]>, memory: &mut BytesMut) -> Result<Record, Error> {
+    checked(at, bytes, |bytes| Record::from_slice_into(bytes, memory))
+}
+
+fn checked(
+    at: Position,
+    bytes: Option<&[u8]>,
+    read: impl FnOnce(&[u8]) -> Result<Record, Corruption>,
+) -> Result<Record, Error> {
     let corrupt = |source| Error::Corrupt { key: Key::Record(at), source };
-    let record = Record::from_slice(bytes.ok_or(Corruption::Missing).map_err(corrupt)?).map_err(corrupt)?;
+    let record = read(bytes.ok_or(Corruption::Missing).map_err(corrupt)?).map_err(corrupt)?;
     if record.position() != at {
         return Err(corrupt(Corruption::Misplaced { found: record.position() }));
     }

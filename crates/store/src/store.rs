@@ -244,6 +244,12 @@ impl Store {
         self.state().see(stream, now)
     }
 
+    /// As [`Store::see`], but never waits, neither for the disk nor for an
+    /// entry that is being applied: none where it would have to.
+    pub fn see_at_hand(&self, stream: &StreamName, now: Timestamp) -> Option<Sight> {
+        self.state().see_at_hand(stream, now)
+    }
+
     /// A page of what a view shows. `from` is inclusive either way.
     ///
     /// # Errors
@@ -256,6 +262,21 @@ impl Store {
         limit: PageLimit,
     ) -> Result<StreamPage, Error> {
         self.state().read_stream(view, from, direction, limit)
+    }
+
+    /// As [`Store::read_stream`], but never waits for the disk: none where it
+    /// would have to.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn read_stream_at_hand(
+        &self,
+        view: &StreamView,
+        from: Revision,
+        direction: Direction,
+        limit: PageLimit,
+    ) -> Result<Option<StreamPage>, Error> {
+        self.state().read_stream_at_hand(view, from, direction, limit)
     }
 
     /// How many entries an index has.

@@ -124,8 +124,15 @@ fn a_sight_is_of_one_moment_of_the_log_whatever_is_applied_meanwhile() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let stream = StreamName::new("a-1").expect("a name");
-            while !is_applied() {
-                let sight = store.see(&stream, Timestamp::default()).expect("readable");
+            for at_hand in [false, true].into_iter().cycle() {
+                if is_applied() {
+                    break;
+                }
+                let sight = match at_hand {
+                    false => Some(store.see(&stream, Timestamp::default()).expect("readable")),
+                    true => store.see_at_hand(&stream, Timestamp::default()),
+                };
+                let Some(sight) = sight else { continue };
                 let next = sight.view.head.last.map_or(0, |last| last.get() + 1);
                 let newest = next.checked_sub(1).and_then(|last| position(&stream, last));
                 assert!(newest.is_none_or(|newest| newest <= sight.as_of), "{newest:?} is beyond {}", sight.as_of);
@@ -188,4 +195,24 @@ fn an_event_is_hidden_once_it_is_older_than_the_maximum_age() {
     }
     let view = store.view(&stream, seconds(13)).expect("readable");
     assert!(store.read_stream(&view, Revision::FIRST, Direction::Forward, limit).expect("readable").records.is_empty());
+}
+
+#[test]
+fn what_is_in_memory_is_at_hand_and_nothing_else() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(data.path(), Options::default()).expect("opens");
+    apply_rest(&store, &workload(80));
+    let (stream, now) = (StreamName::new("a-7").expect("a name"), Timestamp::default());
+    let limit = PageLimit { records: 100, bytes: usize::MAX };
+    let sight = store.see(&stream, now).expect("readable");
+    assert_eq!(store.see_at_hand(&stream, now), Some(sight.clone()));
+    let read = store.read_stream(&sight.view, Revision::FIRST, Direction::Forward, limit).expect("readable");
+    assert!(!read.records.is_empty());
+    let at_hand = |store: &Store| {
+        store.read_stream_at_hand(&sight.view, Revision::FIRST, Direction::Forward, limit).expect("readable")
+    };
+    assert_eq!(at_hand(&store), Some(read));
+    drop(store);
+    let store = Store::open(data.path(), Options::default()).expect("opens again");
+    assert_eq!((store.see_at_hand(&stream, now), at_hand(&store)), (None, None), "it would have to be read from disk");
 }

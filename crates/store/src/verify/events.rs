@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::lists::{Entries, Lists};
 use super::{Audience, END, Problems, count};
 use crate::chain::ChainHash;
-use crate::database::{Database, reading};
+use crate::database::{Database, Reach, reading};
 use crate::effects::indexes_of;
 use crate::error::Error;
 use crate::heads::{HeadsCache, IndexHead, StreamHead};
@@ -239,7 +239,7 @@ impl Walk<'_> {
         };
         let number = revision.map_or(place.next, Revision::get);
         if place.run.and_then(|run| run.position_of(number)).is_none() {
-            place.run = self.database.runs(place.list).seek(number)?;
+            place.run = self.database.runs(place.list, Reach::Disk).seek(number)?;
         }
         let found = place.run.and_then(|run| run.position_of(number));
         if found == Some(at) {

@@ -4,7 +4,7 @@ use annals_core::{Metadata, Position, Revision, StreamName};
 use bytes::Bytes;
 
 use super::{Audience, END, Problems, count};
-use crate::database::Database;
+use crate::database::{Database, Reach};
 use crate::error::Error;
 use crate::heads::{IndexHead, StreamHead};
 use crate::keys::{self, Column, Key, Kind, ListId};
@@ -136,7 +136,7 @@ impl Lists {
         tombstoned: bool,
         problems: &mut Problems,
     ) -> Result<(), Error> {
-        let mut runs = database.runs(list);
+        let mut runs = database.runs(list, Reach::Disk);
         let mut next = runs.seek(0)?;
         let (mut numbered, mut ended, mut position) = (0, false, Position::START);
         while let Some(run) = next {

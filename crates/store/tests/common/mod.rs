@@ -225,6 +225,8 @@ fn assert_stream_is(store: &Store, reference: &Reference, stream: &StreamName, l
                     let expected = page(events.iter().copied(), *limit);
                     let next = events.get(expected.len()).map(|(placed, _)| placed.revision);
                     assert_same(&read.records, expected);
+                    let at_hand = store.read_stream_at_hand(&view, from, direction, *limit).expect("readable");
+                    assert!(at_hand.is_none_or(|at_hand| at_hand == read), "what is at hand is the same, or nothing");
                     assert_eq!(read.next, next, "{stream} {direction:?} from {from} {limit:?}");
                 }
             }

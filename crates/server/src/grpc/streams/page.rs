@@ -180,6 +180,12 @@ pub(super) fn see(store: &Store, stream: &StreamName, now: Timestamp) -> Result<
     Ok((sight.as_of, as_shown(sight.view, sight.described.as_ref())))
 }
 
+/// As [`see`], but never waits: none where it would have to.
+pub(super) fn see_at_hand(store: &Store, stream: &StreamName, now: Timestamp) -> Option<(Position, StreamView)> {
+    let sight = store.see_at_hand(stream, now)?;
+    Some((sight.as_of, as_shown(sight.view, sight.described.as_ref())))
+}
+
 fn as_shown(mut view: StreamView, described: Option<&Head>) -> StreamView {
     if let Some(described) = described {
         if described.tombstoned {

@@ -6,13 +6,17 @@
 //! it began: a read of everything ends also while others write. That moment is
 //! its stamp: a stream or an index is looked at as of the position that is told,
 //! not a little later.
+//!
+//! Most reads of streams are short and of what is in memory. Handing those to
+//! another thread costs more than they do, so the first page of a stream is a
+//! small one that is made at once, if everything is at hand.
 
 use std::time::{Instant, SystemTime};
 
 use annals_core::{Position, Revision, State, StreamName, Timestamp};
 use annals_proto::event_store::client::StreamIdentifier;
 use annals_proto::event_store::client::streams::read_resp::{Content as Answer, StreamNotFound};
-use annals_store::{Direction, IndexName, Record, Store, StreamView};
+use annals_store::{Direction, IndexName, PageLimit, Record, Store, StreamPage, StreamView};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use tokio::task::JoinHandle;
@@ -28,6 +32,10 @@ use crate::status::Failure;
 
 /// Records that a filter examines before its thread is given back.
 const EXAMINED_MAX: usize = 10_000;
+
+/// As much as is read on a thread that serves everybody: some tens of
+/// microseconds.
+const AT_HAND: PageLimit = PageLimit { records: 64, bytes: 64 * 1024 };
 
 /// Revisions that today's server looks at first; where they hold nothing
 /// visible, the client is told where to go on (protocol 3.3).
@@ -55,11 +63,16 @@ pub(super) async fn open(
         cursor: Cursor::Done,
         measured: Measured::new(source.api(), context.metrics.clone()),
     };
-    let (reading, first) = blocking(move || {
-        let first = reading.begin(source).and_then(|()| reading.page());
-        (reading, first)
-    })
-    .await;
+    let (reading, first) = match reading.page_at_hand(&source) {
+        Some(first) => (reading, first),
+        None => {
+            blocking(move || {
+                let first = reading.begin(source).and_then(|()| reading.page());
+                (reading, first)
+            })
+            .await
+        }
+    };
     let first = reading.noted(first);
     let (reading, first) = match first {
         (reading, Ok(first)) => (reading, first),
@@ -170,9 +183,42 @@ impl Reading {
         if view.state == State::Tombstoned {
             return Err(Failure::StreamDeleted { stream: name.clone(), tombstoned: true });
         }
-        let last = view.head.last.map(Revision::get);
-        let next = first_number(start_number(start), last, self.direction).map(Revision::saturating);
+        let next = self.first_revision(&view, start);
         Ok(Cursor::Stream { view: Box::new(view), next, begun: false })
+    }
+
+    fn first_revision(&self, view: &StreamView, start: Start<Revision>) -> Option<Revision> {
+        let last = view.head.last.map(Revision::get);
+        first_number(start_number(start), last, self.direction).map(Revision::saturating)
+    }
+
+    /// Begins and makes the first page of a stream, without ever waiting; none,
+    /// and nothing has happened, where that cannot be done.
+    fn page_at_hand(&mut self, source: &Source) -> Option<Result<Bytes, Failure>> {
+        let Source::Stream { name, start } = source else { return None };
+        // Links lead anywhere.
+        if self.style.resolve_links {
+            return None;
+        }
+        let (as_of, view) = page::see_at_hand(&self.store, name, Timestamp::from(SystemTime::now()))?;
+        let State::Live(_) = view.state else { return None };
+        let next = self.first_revision(&view, *start);
+        let read = match next.filter(|_| self.left > 0) {
+            None => StreamPage::default(),
+            Some(from) => {
+                let limit = PageLimit { records: page::limit(self.left).records.min(AT_HAND.records), ..AT_HAND };
+                match self.store.read_stream_at_hand(&view, from, self.direction, limit) {
+                    Ok(read) => read?,
+                    Err(error) => return Some(Err(broken(&error))),
+                }
+            }
+        };
+        self.as_of = as_of;
+        let store = self.store.clone();
+        let mut page = Page::new(&store, self.style, Some(as_of));
+        let filled = self.fill(&mut page, Box::new(view), next, false, read);
+        self.measured.events += page.events;
+        Some(filled.map(|()| page.frames.into_bytes()))
     }
 
     /// `$idx-ce-` and `$idx-et-`: the log, but only what an index holds.
@@ -220,18 +266,35 @@ impl Reading {
         next: Option<Revision>,
         begun: bool,
     ) -> Result<(), Failure> {
-        let last = match view.state {
-            State::Live(last) => last,
+        match view.state {
+            State::Live(_) => {}
             State::Empty | State::SoftDeleted(_) => {
                 page.say(not_found(&view.stream));
                 return Ok(());
             }
             State::Tombstoned => unreachable!("refused when the read began"),
+        }
+        let read = match next.filter(|_| self.left > 0) {
+            None => StreamPage::default(),
+            Some(from) => {
+                let read = self.store.read_stream(&view, from, self.direction, page::limit(self.left));
+                read.map_err(|error| broken(&error))?
+            }
         };
+        self.fill(page, view, next, begun, read)
+    }
+
+    /// Fills a page with what was read of a live stream.
+    fn fill(
+        &mut self,
+        page: &mut Page<'_>,
+        view: Box<StreamView>,
+        next: Option<Revision>,
+        begun: bool,
+        read: StreamPage,
+    ) -> Result<(), Failure> {
         let mut after = None;
         if let Some(from) = next.filter(|_| self.left > 0) {
-            let read = self.store.read_stream(&view, from, self.direction, page::limit(self.left));
-            let read = read.map_err(|error| broken(&error))?;
             after = read.next;
             if !begun && self.positions && self.direction == Direction::Forward {
                 let looked_at = from.plus(self.left.min(FIRST_PAGE));
@@ -251,7 +314,7 @@ impl Reading {
         }
         if after.is_some() && self.left > 0 {
             self.cursor = Cursor::Stream { view, next: after, begun: true };
-        } else if self.positions {
+        } else if let (true, State::Live(last)) = (self.positions, view.state) {
             page.say(Answer::LastStreamPosition(last.get()));
         }
         Ok(())
