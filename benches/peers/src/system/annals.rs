@@ -1,4 +1,8 @@
 //! Annals, through the first-generation API of the official clients.
+//!
+//! Of what is read only the fields that are looked at are decoded, as the clients
+//! of PostgreSQL and NATS do: a map of strings for every event would cost more
+//! than the server has to do for it.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,10 +12,8 @@ use annals_proto::event_store::client::streams::read_req::options::{
     AllOptions, CountOption, FilterOption, StreamOption, StreamOptions, SubscriptionOptions, UuidOption, all_options,
     stream_options, uuid_option,
 };
-use annals_proto::event_store::client::streams::read_resp::Content;
-use annals_proto::event_store::client::streams::read_resp::read_event::RecordedEvent;
 use annals_proto::event_store::client::streams::streams_client::StreamsClient;
-use annals_proto::event_store::client::streams::{AppendReq, ReadReq, ReadResp, append_req, append_resp};
+use annals_proto::event_store::client::streams::{AppendReq, ReadReq, append_req, append_resp};
 use annals_proto::event_store::client::{Empty, StreamIdentifier, Uuid, uuid};
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -21,8 +23,11 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Streaming;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
+use tonic_prost::ProstCodec;
 
 use super::grpc::{MESSAGE_BYTES_MAX, channels};
 use super::{EVENT_TYPE, Event, Head, Programs, System};
@@ -117,11 +122,15 @@ async fn get(port: u16, path: &str) -> anyhow::Result<(u16, String)> {
 
 pub(crate) struct AnnalsClient {
     streams: StreamsClient<Channel>,
+    reads: Grpc<Channel>,
 }
 
 impl AnnalsClient {
     fn new(channel: Channel) -> Self {
-        Self { streams: StreamsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX) }
+        Self {
+            streams: StreamsClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            reads: Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        }
     }
 
     /// For calls that no other client makes.
@@ -129,12 +138,15 @@ impl AnnalsClient {
         self.streams
     }
 
-    async fn read(&mut self, options: Options, linearizable: bool) -> anyhow::Result<Streaming<ReadResp>> {
+    async fn read(&mut self, options: Options, linearizable: bool) -> anyhow::Result<Streaming<Answer>> {
         let mut request = tonic::Request::new(ReadReq { options: Some(options) });
         if linearizable {
             request.metadata_mut().insert("annals-consistency", MetadataValue::from_static("linearizable"));
         }
-        Ok(self.streams.read(request).await.context("a read failed")?.into_inner())
+        self.reads.ready().await.context("the connection broke")?;
+        let path = PathAndQuery::from_static("/event_store.client.streams.Streams/Read");
+        let codec = ProstCodec::<ReadReq, Answer>::default();
+        Ok(self.reads.server_streaming(request, path, codec).await.context("a read failed")?.into_inner())
     }
 }
 
@@ -191,34 +203,71 @@ impl super::Client for AnnalsClient {
 
     async fn subscribe(mut self) -> anyhow::Result<BoxStream<'static, anyhow::Result<Bytes>>> {
         let mut answers = self.read(all_options(CountOption::Subscription(SubscriptionOptions {})), false).await?;
-        let first = answers.message().await?.and_then(|answer| answer.content);
-        anyhow::ensure!(matches!(first, Some(Content::Confirmation(_))), "{first:?} for a confirmation");
+        let first = answers.message().await?.unwrap_or_default();
+        anyhow::ensure!(first.confirmation.is_some(), "{first:?} for a confirmation");
         let events = answers.filter_map(async |answer| match answer {
             Err(status) => Some(Err(status.into())),
-            Ok(ReadResp { content: Some(Content::Event(event)) }) => {
-                event.event.filter(is_ours).map(|event| Ok(event.data))
-            }
-            Ok(_) => None,
+            Ok(answer) => answer.event.and_then(|event| event.event).filter(is_ours).map(|event| Ok(event.data)),
         });
         Ok(events.boxed())
     }
 }
 
 /// Annals writes events of its own, in streams whose names begin with `$`.
-fn is_ours(event: &RecordedEvent) -> bool {
-    event.stream_identifier.as_ref().is_some_and(|stream| !stream.stream_name.starts_with(b"$"))
+fn is_ours(event: &Recorded) -> bool {
+    event.stream.as_ref().is_some_and(|stream| !stream.name.starts_with(b"$"))
 }
 
-async fn next_event(answers: &mut Streaming<ReadResp>) -> anyhow::Result<Option<RecordedEvent>> {
+async fn next_event(answers: &mut Streaming<Answer>) -> anyhow::Result<Option<Recorded>> {
     while let Some(answer) = answers.message().await? {
-        match answer.content {
-            Some(Content::Event(event)) => return Ok(Some(event.event.context("an event without its record")?)),
-            Some(Content::StreamNotFound(_)) => bail!("a stream was not found"),
-            _ => {}
+        anyhow::ensure!(answer.stream_not_found.is_none(), "a stream was not found");
+        if let Some(event) = answer.event {
+            return Ok(Some(event.event.context("an event without its record")?));
         }
     }
     Ok(None)
 }
+
+/// `ReadResp` as far as it is looked at.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Answer {
+    #[prost(message, optional, tag = "1")]
+    event: Option<Resolved>,
+    #[prost(message, optional, tag = "2")]
+    confirmation: Option<Anything>,
+    #[prost(message, optional, tag = "4")]
+    stream_not_found: Option<Anything>,
+}
+
+/// `ReadEvent` without its link: links are never followed here.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Resolved {
+    #[prost(message, optional, tag = "1")]
+    event: Option<Recorded>,
+}
+
+/// `RecordedEvent` without id and metadata.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Recorded {
+    #[prost(message, optional, tag = "2")]
+    stream: Option<Name>,
+    #[prost(uint64, tag = "3")]
+    stream_revision: u64,
+    #[prost(uint64, tag = "5")]
+    commit_position: u64,
+    #[prost(bytes = "bytes", tag = "8")]
+    data: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Name {
+    #[prost(bytes = "bytes", tag = "3")]
+    name: Bytes,
+}
+
+/// That it is there is all that counts.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Anything {}
 
 fn stream_options(stream: &str, revision: u64, count: u64) -> Options {
     Options {
