@@ -36,7 +36,7 @@ pub struct Statistics {
     pub ring_bytes: u64,
     /// Heads in the cache.
     pub heads_cached: u64,
-    /// Event ids in the idempotency window.
+    /// Events in the idempotency window, by whose ids repetitions are known.
     pub ids_remembered: u64,
 }
 
@@ -85,7 +85,7 @@ impl State {
             ring_bytes: self.ring.read().bytes() as u64,
             heads_cached: (self.streams.len() + self.indexes.len()) as u64,
             // Never waits for an entry that is being applied.
-            ids_remembered: inner.writer.try_lock().map_or(0, |writer| writer.remembered.len() as u64),
+            ids_remembered: inner.writer.try_lock().map_or(0, |writer| writer.remembered.len()),
         }
     }
 }
