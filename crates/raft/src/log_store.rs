@@ -58,9 +58,21 @@ pub(crate) mod meta {
 
 pub(crate) const FORMAT: u8 = 1;
 
-/// Bytes of entries kept in memory. What a follower or `apply` lags behind
-/// further than this is read from disk.
-const TAIL_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of entries kept in memory: all that a proposer has in flight, twice.
+/// What a follower or `apply` lags behind further than this is read from the
+/// database.
+const TAIL_BYTES: usize = 32 * 1024 * 1024;
+
+/// Bytes of the log's memtable. One that held all that the log keeps would
+/// spare few entries their way to a file, because they leave it at about the
+/// pace at which they come; it would only cost its memory.
+const MEMTABLE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Files of the log before they are merged: as many as hold four times what
+/// the log keeps by default, so that three quarters of it are purged by then,
+/// and dropped instead of being written again. Reads of the log are long and
+/// in order; they hardly mind many files.
+const FILES: i32 = 16;
 
 /// Bytes of entries that are read at once, for a follower or to be applied.
 const READ_BYTES: usize = 1024 * 1024;
@@ -410,9 +422,11 @@ fn database_options() -> (Options, [ColumnFamilyDescriptor; 3]) {
     options.set_max_background_jobs(2);
 
     let mut log = Options::default();
-    // Large, so that purged entries never reach a file.
-    log.set_write_buffer_size(256 * 1024 * 1024);
+    log.set_write_buffer_size(MEMTABLE_BYTES);
     log.set_max_write_buffer_number(3);
+    log.set_level_zero_file_num_compaction_trigger(FILES);
+    log.set_level_zero_slowdown_writes_trigger(2 * FILES);
+    log.set_level_zero_stop_writes_trigger(3 * FILES);
     log.set_compression_type(DBCompressionType::Lz4);
     let mut single = Options::default();
     single.set_write_buffer_size(1024 * 1024);

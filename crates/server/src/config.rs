@@ -170,7 +170,7 @@ options! {
 
     /// Bytes of newest events kept in memory, from which live subscriptions
     /// are served. Who falls behind it reads from the disk.
-    ring_bytes: u64 = 64 * MIB,
+    ring_bytes: u64 = 32 * MIB,
 }
 
 /// How log lines are written.

@@ -13,13 +13,13 @@ pub struct Options {
     /// everything that is read. Default 128 MiB.
     pub block_cache_bytes: usize,
     /// The newest records kept in memory, from which live readers are served.
-    /// Default 64 MiB.
+    /// Default 32 MiB.
     pub ring_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
         const MIB: usize = 1024 * 1024;
-        Options { memtable_bytes: 64 * MIB, block_cache_bytes: 128 * MIB, ring_bytes: 64 * MIB }
+        Options { memtable_bytes: 64 * MIB, block_cache_bytes: 128 * MIB, ring_bytes: 32 * MIB }
     }
 }
