@@ -4,6 +4,9 @@
 //! The status of a call travels in its trailers, after the body; so the body
 //! is wrapped, and a call whose body is dropped before its trailers were seen
 //! counts as cancelled.
+//!
+//! [`observe`] does this for what goes through the router, [`Call`] for what
+//! does not ([`crate::http::App`]).
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -11,6 +14,7 @@ use std::sync::OnceLock;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
 
+use axum::BoxError;
 use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -43,13 +47,8 @@ pub(crate) async fn observe(State(metrics): State<Metrics>, request: Request, ne
         }
         return not_a_call(request.method());
     }
-    let (service, method) = known(request.uri().path());
-    let mut call =
-        Call { inflight: metrics.call(service, method), metrics, service, method, started: Instant::now(), code: None };
-    let response = next.run(request).await;
-    call.note(response.headers());
-    let (parts, body) = response.into_parts();
-    Response::from_parts(parts, Body::new(Watched { body, call }))
+    let call = Call::begin(metrics, request.uri().path());
+    call.answered(next.run(request).await)
 }
 
 fn not_a_call(method: &Method) -> Response {
@@ -104,7 +103,7 @@ fn methods() -> &'static HashMap<String, (String, String)> {
 }
 
 /// A call that is running. Counted once, when it is dropped.
-struct Call {
+pub(crate) struct Call {
     metrics: Metrics,
     service: &'static str,
     method: &'static str,
@@ -115,6 +114,20 @@ struct Call {
 }
 
 impl Call {
+    pub(crate) fn begin(metrics: Metrics, path: &str) -> Self {
+        let (service, method) = known(path);
+        Call { inflight: metrics.call(service, method), metrics, service, method, started: Instant::now(), code: None }
+    }
+
+    /// The answer, whose body counts the call when it ends.
+    pub(crate) fn answered<B>(mut self, response: Response<B>) -> Response
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        self.note(response.headers());
+        response.map(|body| Body::new(Watched { body, call: self }))
+    }
+
     fn note(&mut self, headers: &HeaderMap) {
         if let Some(status) = headers.get(STATUS) {
             self.code = Some(Code::from_bytes(status.as_bytes()));
@@ -130,16 +143,16 @@ impl Drop for Call {
     }
 }
 
-struct Watched {
-    body: Body,
+struct Watched<B> {
+    body: B,
     call: Call,
 }
 
-impl HttpBody for Watched {
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Watched<B> {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame

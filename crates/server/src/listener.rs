@@ -9,10 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -20,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::http::App;
 use crate::metrics::Metrics;
 
 /// Connections that are told why they are refused, at the same time; further
@@ -41,7 +40,7 @@ const LOCAL_RESETS_MAX: usize = 1_024;
 
 /// Serves connections until told to stop.
 pub(crate) struct Server {
-    pub(crate) app: Router,
+    pub(crate) app: App,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
     /// Cancelled: no new connections, running calls end in their own time.
@@ -105,7 +104,7 @@ impl Server {
             return;
         }
         let builder = self.protocol();
-        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.app.clone()));
+        let connection = builder.serve_connection(TokioIo::new(stream), self.app.clone());
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,

@@ -130,7 +130,7 @@ impl Server {
         let stop_listening = CancellationToken::new();
         let cut = CancellationToken::new();
         let server = listener::Server {
-            app: http::router(&context),
+            app: http::App::new(&context),
             config,
             metrics,
             stop: stop_listening.clone(),

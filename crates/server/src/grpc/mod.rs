@@ -9,6 +9,7 @@ pub(crate) mod unsupported;
 
 use std::sync::Arc;
 
+use annals_proto::event_store::client::streams::streams_server::StreamsServer;
 use axum::Router;
 use tonic::service::{Routes, RoutesBuilder};
 
@@ -18,12 +19,12 @@ use crate::context::Context;
 /// limit: the framework's default, written out.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// All services of this node.
-pub(crate) fn routes(context: &Arc<Context>) -> Router {
+/// All services of this node, this one of the streams' among them.
+pub(crate) fn routes(context: &Arc<Context>, streams: StreamsServer<streams::Service>) -> Router {
     // Begun without the framework's own fallback: `crate::http` has one.
     let mut routes = RoutesBuilder::from(Router::new());
     routes
-        .add_service(streams::service(context.clone()))
+        .add_service(streams)
         .add_service(streams_v2::service(context.clone()))
         .add_service(gossip::service(context.clone()))
         .add_service(server_features::service())
