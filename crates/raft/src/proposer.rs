@@ -26,6 +26,7 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::storage::RaftStateMachine;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -130,18 +131,29 @@ impl Proposer {
         let price = u32::try_from(price).expect("the budget is below 2^31");
         let deadline = deadline.into();
         // Memory is taken before the command is queued: pressure reaches the
-        // client instead of this process.
-        let permit = tokio::time::timeout_at(deadline, self.budget.clone().acquire_many_owned(price))
-            .await
-            .map_err(|_| AppendError::Overloaded)?
-            .expect("the budget is never closed");
+        // client instead of this process. Mostly there is some, and no timer
+        // to be set; nobody who waits is overtaken, because what is given back
+        // is theirs before it is free.
+        let permit = match self.budget.clone().try_acquire_many_owned(price) {
+            Ok(permit) => permit,
+            Err(_) => tokio::time::timeout_at(deadline, self.budget.clone().acquire_many_owned(price))
+                .await
+                .map_err(|_| AppendError::Overloaded)?
+                .expect("the budget is never closed"),
+        };
         let (reply, mut outcome) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));
         let waiting = Waiting { command, kind, claimed: claimed.clone(), reply, _permit: permit };
-        match tokio::time::timeout_at(deadline, self.queue.send(waiting)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(AppendError::ShuttingDown),
-            Err(_) => return Err(AppendError::Overloaded),
+        match self.queue.try_send(waiting) {
+            Ok(()) => {}
+            Err(TrySendError::Closed(_)) => return Err(AppendError::ShuttingDown),
+            Err(TrySendError::Full(waiting)) => {
+                match tokio::time::timeout_at(deadline, self.queue.send(waiting)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(AppendError::ShuttingDown),
+                    Err(_) => return Err(AppendError::Overloaded),
+                }
+            }
         }
         match tokio::time::timeout_at(deadline, &mut outcome).await {
             Ok(Ok(outcome)) => outcome,
@@ -236,7 +248,7 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
         let proposal = Proposal(Batch::encode((self.surroundings.clock)(), &commands));
         let started = Instant::now();
         #[cfg(feature = "seeded-bugs")]
-        let foreseen = self.surroundings.mistakes.foresee(&proposal.0, self.in_flight.is_empty());
+        let foreseen = self.surroundings.mistakes.foresee(&proposal.batch, self.in_flight.is_empty());
         let (responder, outcome) = ProgressResponder::complete_only();
         if self.surroundings.raft.client_write_ff(proposal, Some(responder)).await.is_err() {
             self.surroundings.observer.settled();
