@@ -239,11 +239,17 @@ const KIND_BLANK: u8 = 0;
 const KIND_BATCH: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
 
+/// The entry's bytes: those it came in, if it did.
 pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
+    if let EntryPayload::Normal(Proposal { encoded: Some(encoded), .. }) = &entry.payload
+        && encoded[6..ENTRY_HEADER] == log_id_bytes(&entry.log_id)
+    {
+        return encoded.clone();
+    }
     let encoded;
     let (kind, payload): (u8, &[u8]) = match &entry.payload {
         EntryPayload::Blank => (KIND_BLANK, &[]),
-        EntryPayload::Normal(proposal) => (KIND_BATCH, &proposal.0),
+        EntryPayload::Normal(proposal) => (KIND_BATCH, &proposal.batch),
         EntryPayload::Membership(membership) => {
             encoded = encode(&MembershipForm::from(membership));
             (KIND_MEMBERSHIP, &encoded)
@@ -253,14 +259,31 @@ pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
     out.put_u8(VERSION);
     out.put_u32_le(0);
     out.put_u8(kind);
-    let leader = entry.log_id.committed_leader_id();
-    out.put_u64_le(leader.term);
-    out.put_u64_le(leader.node_id);
-    out.put_u64_le(entry.log_id.index());
+    out.put_slice(&log_id_bytes(&entry.log_id));
     out.put_slice(payload);
     let checksum = entry_checksum(&out);
     out[1..5].copy_from_slice(&checksum.to_le_bytes());
     out.freeze()
+}
+
+/// As [`encode_entry`]; a batch is a slice of the bytes from now on, so that
+/// the entry is neither encoded nor held a second time.
+pub(crate) fn seal_entry(entry: &mut Entry) -> Bytes {
+    let encoded = encode_entry(entry);
+    if let EntryPayload::Normal(proposal) = &mut entry.payload {
+        *proposal = Proposal { batch: encoded.slice(ENTRY_HEADER..), encoded: Some(encoded.clone()) };
+    }
+    encoded
+}
+
+/// An entry's term, node and index.
+fn log_id_bytes(log_id: &LogId) -> [u8; 24] {
+    let leader = log_id.committed_leader_id();
+    let mut bytes = [0; 24];
+    bytes[..8].copy_from_slice(&leader.term.to_le_bytes());
+    bytes[8..16].copy_from_slice(&leader.node_id.to_le_bytes());
+    bytes[16..].copy_from_slice(&log_id.index().to_le_bytes());
+    bytes
 }
 
 /// The entry in these bytes. A batch is a slice of them, not a copy.
@@ -282,7 +305,7 @@ pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, CodecError> {
     let index = rest.get_u64_le();
     let payload = match kind {
         KIND_BLANK => EntryPayload::Blank,
-        KIND_BATCH => EntryPayload::Normal(Proposal(rest)),
+        KIND_BATCH => EntryPayload::Normal(Proposal { batch: rest, encoded: Some(bytes) }),
         KIND_MEMBERSHIP => EntryPayload::Membership(decode::<MembershipForm>(&rest)?.try_into()?),
         other => return Err(CodecError::Invalid(format!("{other} is no kind of entry"))),
     };
@@ -464,7 +487,7 @@ mod tests {
     fn an_entry_of_each_kind_comes_back_as_it_was() {
         let payloads = [
             EntryPayload::Blank,
-            EntryPayload::Normal(Proposal(Bytes::from_static(b"a batch"))),
+            EntryPayload::Normal(Proposal::new(Bytes::from_static(b"a batch"))),
             EntryPayload::Membership(membership()),
         ];
         for payload in payloads {
@@ -476,7 +499,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_an_entry_is_noticed() {
         let entry =
-            Entry { log_id: log_id(3, 2, 7), payload: EntryPayload::Normal(Proposal(Bytes::from_static(b"xyz"))) };
+            Entry { log_id: log_id(3, 2, 7), payload: EntryPayload::Normal(Proposal::new(Bytes::from_static(b"xyz"))) };
         let good = encode_entry(&entry);
         for bit in 0..good.len() * 8 {
             let mut bad = good.to_vec();
@@ -489,9 +512,23 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_encoded_once() {
+        let mut entry =
+            Entry { log_id: log_id(3, 2, 7), payload: EntryPayload::Normal(Proposal::new(Bytes::from_static(b"xyz"))) };
+        let encoded = seal_entry(&mut entry);
+        assert_eq!(encode_entry(&entry).as_ptr(), encoded.as_ptr());
+        let decoded = decode_entry(encoded.clone()).expect("an entry");
+        assert_eq!(encode_entry(&decoded).as_ptr(), encoded.as_ptr());
+
+        // Bytes that say that they are another entry are not taken for this one.
+        entry.log_id = log_id(4, 2, 7);
+        assert_eq!(decode_entry(encode_entry(&entry)), Ok(entry));
+    }
+
+    #[test]
     fn an_entry_is_written_as_release_one_wrote_it() {
         let entry =
-            Entry { log_id: log_id(3, 2, 7), payload: EntryPayload::Normal(Proposal(Bytes::from_static(b"xyz"))) };
+            Entry { log_id: log_id(3, 2, 7), payload: EntryPayload::Normal(Proposal::new(Bytes::from_static(b"xyz"))) };
         let hex: String = encode_entry(&entry).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "015d5dcf240103000000000000000200000000000000070000000000000078797a");
     }

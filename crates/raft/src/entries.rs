@@ -112,7 +112,7 @@ pub(crate) fn size(entry: &Entry) -> usize {
     ENTRY_HEADER
         + match &entry.payload {
             EntryPayload::Blank => 0,
-            EntryPayload::Normal(proposal) => proposal.0.len(),
+            EntryPayload::Normal(proposal) => proposal.batch.len(),
             EntryPayload::Membership(_) => 256,
         }
 }
@@ -127,7 +127,7 @@ mod tests {
 
     fn entry(index: u64) -> Entry {
         let log_id = LogIdForm { term: 1, node: 1, index }.into();
-        Entry { log_id, payload: EntryPayload::Normal(Proposal(Bytes::from(vec![0; 100]))) }
+        Entry { log_id, payload: EntryPayload::Normal(Proposal::new(Bytes::from(vec![0; 100]))) }
     }
 
     #[test]

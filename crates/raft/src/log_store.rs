@@ -582,12 +582,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let since = Instant::now();
-        let entries: Vec<Entry> = entries.into_iter().collect();
+        let mut entries: Vec<Entry> = entries.into_iter().collect();
         let Some(last) = entries.last().map(|entry| entry.log_id) else {
             done.io_completed(Ok(()));
             return Ok(());
         };
-        let encoded = entries.iter().map(|entry| (entry.log_id.index(), codec::encode_entry(entry))).collect();
+        let encoded = entries.iter_mut().map(|entry| (entry.log_id.index(), codec::seal_entry(entry))).collect();
         let generation = {
             let mut log = self.shared.log.lock();
             for entry in entries {

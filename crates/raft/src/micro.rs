@@ -16,7 +16,7 @@ pub struct LogEntry(Entry);
 impl LogEntry {
     /// An entry with this batch.
     pub fn new(batch: Bytes) -> Self {
-        LogEntry(Entry { log_id: log_id(), payload: EntryPayload::Normal(Proposal(batch)) })
+        LogEntry(Entry { log_id: log_id(), payload: EntryPayload::Normal(Proposal::new(batch)) })
     }
 
     /// As it is written to the disk and sent to other nodes.

@@ -245,7 +245,7 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
             return;
         }
         self.surroundings.observer.proposed(commands.len(), bytes);
-        let proposal = Proposal(Batch::encode((self.surroundings.clock)(), &commands));
+        let proposal = Proposal::new(Batch::encode((self.surroundings.clock)(), &commands));
         let started = Instant::now();
         #[cfg(feature = "seeded-bugs")]
         let foreseen = self.surroundings.mistakes.foresee(&proposal.batch, self.in_flight.is_empty());

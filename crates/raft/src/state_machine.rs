@@ -141,8 +141,8 @@ impl<S: EventStore, L: SnapshotShelf> Shared<S, L> {
         let batch = match entry.payload {
             EntryPayload::Blank => None,
             EntryPayload::Normal(proposal) => {
-                self.applied_bytes.fetch_add(proposal.0.len() as u64, Ordering::Relaxed);
-                match Batch::decode(proposal.0) {
+                self.applied_bytes.fetch_add(proposal.batch.len() as u64, Ordering::Relaxed);
+                match Batch::decode(proposal.batch) {
                     Ok(batch) => Some(batch),
                     Err(error) => stop_process(&format!("committed entry {} is no batch", log_id.index()), &error),
                 }

@@ -31,8 +31,30 @@ pub(crate) type Metrics = openraft::RaftMetrics<TypeConfig>;
 
 /// What is proposed: an encoded [`annals_core::Batch`], opaque to everything
 /// but `apply`.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Proposal(pub(crate) Bytes);
+///
+/// Once it is part of an entry that was encoded or decoded it also has the
+/// entry's encoding, and is the end of it: the log and every follower get the
+/// same bytes, with the checksum that was computed once.
+#[derive(Clone)]
+pub(crate) struct Proposal {
+    pub(crate) batch: Bytes,
+    pub(crate) encoded: Option<Bytes>,
+}
+
+impl Proposal {
+    /// A batch that is in no entry yet.
+    pub(crate) fn new(batch: Bytes) -> Self {
+        Proposal { batch, encoded: None }
+    }
+}
+
+impl PartialEq for Proposal {
+    fn eq(&self, other: &Self) -> bool {
+        self.batch == other.batch
+    }
+}
+
+impl Eq for Proposal {}
 
 impl fmt::Debug for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,7 +64,7 @@ impl fmt::Debug for Proposal {
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
+        write!(f, "{} bytes", self.batch.len())
     }
 }
 

@@ -116,7 +116,7 @@ fn log_id(term: u64, index: u64) -> LogId {
 }
 
 fn entry(term: u64, index: u64) -> Entry {
-    let payload = EntryPayload::Normal(Proposal(Bytes::from(format!("entry {index} of term {term}"))));
+    let payload = EntryPayload::Normal(Proposal::new(Bytes::from(format!("entry {index} of term {term}"))));
     Entry { log_id: log_id(term, index), payload }
 }
 
@@ -231,7 +231,7 @@ async fn a_bounded_read_stops_at_its_bytes_but_gives_at_least_one_entry() {
     let mut store = open(dir.path());
     let large = |index| Entry {
         log_id: log_id(1, index),
-        payload: EntryPayload::Normal(Proposal(Bytes::from(vec![0; 700 * 1024]))),
+        payload: EntryPayload::Normal(Proposal::new(Bytes::from(vec![0; 700 * 1024]))),
     };
     append(&mut store, (0..4).map(large)).await;
     for _ in 0..2 {

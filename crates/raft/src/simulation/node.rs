@@ -309,7 +309,7 @@ impl SimulatedNode {
             && running.raft.metrics().borrow_watched().state == ServerState::Leader
         {
             let outcome = running.store.predict(&decoded);
-            let proposal = Proposal(Batch::encode(super::clock(), &[command]));
+            let proposal = Proposal::new(Batch::encode(super::clock(), &[command]));
             let (responder, _) = ProgressResponder::complete_only();
             let _ = running.raft.client_write_ff(proposal, Some(responder)).await;
             return Ok(outcome);

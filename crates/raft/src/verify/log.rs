@@ -149,7 +149,7 @@ fn entries(database: &DB, found: &mut LogFound, problems: &mut Problems, audienc
             problems.add(format!("log entry {index} is of an earlier term than the entry before it"));
         }
         if let EntryPayload::Normal(proposal) = entry.payload
-            && let Err(error) = Batch::decode(proposal.0)
+            && let Err(error) = Batch::decode(proposal.batch)
         {
             problems.add_error(format!("log entry {index} is no batch of commands"), &error);
         }
