@@ -15,7 +15,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
-use annals_proto::event_store::client::streams::streams_server::StreamsServer;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
@@ -45,7 +44,7 @@ type Shared = State<Arc<Context>>;
 /// Everything that this node answers.
 #[derive(Clone)]
 pub(crate) struct App {
-    streams: StreamsServer<streams::Service>,
+    streams: streams::Server,
     metrics: Metrics,
     router: Router,
 }
@@ -78,7 +77,7 @@ const STREAMS: &str = "/event_store.client.streams.Streams/";
 
 /// An answer that is being made.
 pub(crate) enum Answering {
-    Called(BoxFuture<'static, Result<http::Response<tonic::body::Body>, Infallible>>, Option<Call>),
+    Called(<streams::Server as tower::Service<Request<Incoming>>>::Future, Option<Call>),
     Routed(BoxFuture<'static, Result<Response, Infallible>>),
 }
 
@@ -89,7 +88,7 @@ impl Future for Answering {
         match self.get_mut() {
             Answering::Routed(answer) => answer.as_mut().poll(cx),
             Answering::Called(answer, call) => {
-                let response = ready!(answer.as_mut().poll(cx))?;
+                let response = ready!(answer.poll_unpin(cx))?;
                 let call = call.take().expect("not polled again once it has answered");
                 Poll::Ready(Ok(call.answered(response)))
             }
@@ -97,7 +96,7 @@ impl Future for Answering {
     }
 }
 
-fn router(context: &Arc<Context>, streams: StreamsServer<streams::Service>) -> Router {
+fn router(context: &Arc<Context>, streams: streams::Server) -> Router {
     // Whoever can reach the port may read these from a browser's page.
     let cors = CorsLayer::new().allow_origin(Any).allow_methods([Method::GET, Method::OPTIONS]).allow_headers(Any);
     let pages = Router::new()

@@ -9,7 +9,6 @@ pub(crate) mod unsupported;
 
 use std::sync::Arc;
 
-use annals_proto::event_store::client::streams::streams_server::StreamsServer;
 use axum::Router;
 use tonic::service::{Routes, RoutesBuilder};
 
@@ -20,7 +19,7 @@ use crate::context::Context;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// All services of this node, this one of the streams' among them.
-pub(crate) fn routes(context: &Arc<Context>, streams: StreamsServer<streams::Service>) -> Router {
+pub(crate) fn routes(context: &Arc<Context>, streams: streams::Server) -> Router {
     // Begun without the framework's own fallback: `crate::http` has one.
     let mut routes = RoutesBuilder::from(Router::new());
     routes

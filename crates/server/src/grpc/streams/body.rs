@@ -53,9 +53,9 @@ impl<S: NamedService> NamedService for HandsOver<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for HandsOver<S>
+impl<S, B> Service<Request<B>> for HandsOver<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<B>, Response = Response<Body>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -65,7 +65,7 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         self.0.call(request).map_ok(take_over as fn(_) -> _)
     }
 }

@@ -51,8 +51,11 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 17 * 1024 * 1024;
 /// size: a few of those must not keep all others out.
 const APPENDS_RECEIVED_AT_ONCE: usize = 4;
 
+/// The service as it is called.
+pub(crate) type Server = HandsOver<StreamsServer<Service>>;
+
 /// The service, with its limits set.
-pub(crate) fn service(context: Arc<Context>) -> HandsOver<StreamsServer<Service>> {
+pub(crate) fn service(context: Arc<Context>) -> Server {
     let service = StreamsServer::new(Service::new(context))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
