@@ -135,14 +135,14 @@ impl CatchUp {
             current.settle()?;
             current.database.copy_to(&path)?;
         }
-        let state = State::open(path, &store.options, &store.cache)?;
+        let state = State::open(path, &store.options, &store.cache, &store.interests)?;
         Ok(CatchUp { store, number, state: Arc::new(state), taken_over: false })
     }
 
     /// S12: an empty state that is served from now on, and filled.
     #[cfg(feature = "seeded-bugs")]
     fn begin_in_place(store: Arc<Inner>, number: u64, path: PathBuf) -> Result<CatchUp, CatchUpError> {
-        let state = Arc::new(State::open(path, &store.options, &store.cache)?);
+        let state = Arc::new(State::open(path, &store.options, &store.cache, &store.interests)?);
         let _writer = store.writer.lock();
         store.directory.point_to(number)?;
         store.state.swap(Arc::clone(&state)).home.retire();
@@ -212,6 +212,7 @@ impl CatchUp {
         }
         drop(writer);
         self.store.tail.send_replace(self.state.tail());
+        self.store.interests.wake_all();
         Ok(())
     }
 

@@ -21,6 +21,7 @@ use crate::database::Columns;
 use crate::delta::Delta;
 use crate::error::Error;
 use crate::heads::{IndexHead, StreamHead};
+use crate::interest::Interests;
 use crate::keys::{self, Kind, ListId};
 use crate::record::Record;
 use crate::runs::Run;
@@ -230,16 +231,18 @@ impl<'s> Effects<'s> {
 }
 
 impl Lists {
-    /// Moves all of it.
-    pub(crate) fn add_to(self, delta: &mut Delta) {
+    /// Moves all of it, and wakes those who are interested in it.
+    pub(crate) fn add_to(self, delta: &mut Delta, interests: &Interests) {
         let mut key = Vec::new();
         for (stream, StreamSlot { list, head, changed, runs }) in self.streams {
             if let Some(list) = list.filter(|_| changed) {
                 delta.add_stream(&stream, StreamHead { list, head }, &runs, &mut key);
+                interests.wake(&key);
             }
         }
         for (key, IndexSlot { head, runs }) in self.indexes {
             delta.add_index(&key, head, &runs);
+            interests.wake(&key);
         }
     }
 }

@@ -8,7 +8,7 @@
 //! [`chain`], `runs`, `heads`, `standing`) and where (`delta`, `database`,
 //! `directory`, `state`, `open`); how it comes about (`effects`, `remembered`, `apply`,
 //! [`catch_up`]); how it is read (`tail`, [`read`], `moment`, [`index`],
-//! `streams`); how a directory is looked at offline ([`verify`]).
+//! `streams`, `interest`); how a directory is looked at offline ([`verify`]).
 //!
 //! # Invariants
 //! - Positions are dense from 1, revisions of a stream and numbers of an index
@@ -31,6 +31,7 @@ mod effects;
 pub mod error;
 mod heads;
 pub mod index;
+mod interest;
 mod keys;
 mod moment;
 mod open;
@@ -53,6 +54,7 @@ pub use catch_up::{CatchUp, CatchUpError};
 pub use chain::ChainHash;
 pub use error::{Error, OpenError};
 pub use index::{IndexName, Link};
+pub use interest::Interest;
 pub use keys::{Key, Kind, ListId};
 pub use moment::Sight;
 pub use options::Options;

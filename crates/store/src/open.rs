@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::apply::Writer;
 use crate::directory::Directory;
 use crate::error::OpenError;
+use crate::interest::Interests;
 use crate::options::Options;
 use crate::state::State;
 use crate::store::{Inner, Store};
@@ -19,9 +20,10 @@ use crate::store::{Inner, Store};
 pub(crate) fn open(data: &Path, options: Options) -> Result<Store, OpenError> {
     let directory = Directory::new(data)?;
     let cache = Cache::new_lru_cache(options.block_cache_bytes);
+    let interests = Arc::new(Interests::default());
     let (number, state) = match directory.current()? {
-        Some(number) => (number, open_current(&directory, number, &options, &cache)?),
-        None => (FIRST, open_first(&directory, &options, &cache)?),
+        Some(number) => (number, open_current(&directory, number, &options, &cache, &interests)?),
+        None => (FIRST, open_first(&directory, &options, &cache, &interests)?),
     };
     // Only now: the state that counts is open, and so nobody else has it open.
     for other in directory.states()?.into_iter().filter(|other| *other != number) {
@@ -38,6 +40,7 @@ pub(crate) fn open(data: &Path, options: Options) -> Result<Store, OpenError> {
             state: ArcSwap::from_pointee(state),
             writer: Mutex::new(Writer::new(remembered)),
             tail,
+            interests,
         }),
     })
 }
@@ -45,25 +48,36 @@ pub(crate) fn open(data: &Path, options: Options) -> Result<Store, OpenError> {
 /// The number of the state that a new store begins with.
 pub(crate) const FIRST: u64 = 1;
 
-fn open_current(directory: &Directory, number: u64, options: &Options, cache: &Cache) -> Result<State, OpenError> {
+fn open_current(
+    directory: &Directory,
+    number: u64,
+    options: &Options,
+    cache: &Cache,
+    interests: &Arc<Interests>,
+) -> Result<State, OpenError> {
     let path = directory.state(number);
     // RocksDB would make an empty one in its place.
     if !path.is_dir() {
         return Err(OpenError::Missing { directory: path });
     }
-    State::open(path, options, cache)
+    State::open(path, options, cache, interests)
 }
 
 /// Without a pointer there is no store yet, or one whose making was cut short
 /// before anything was applied. A state with data whose pointer is gone is
 /// neither: which one of several counts cannot be known.
-fn open_first(directory: &Directory, options: &Options, cache: &Cache) -> Result<State, OpenError> {
+fn open_first(
+    directory: &Directory,
+    options: &Options,
+    cache: &Cache,
+    interests: &Arc<Interests>,
+) -> Result<State, OpenError> {
     let pointer_lost = || OpenError::Pointer { path: directory.pointer() };
     match directory.states()?.as_slice() {
         [] | [FIRST] => {}
         _ => return Err(pointer_lost()),
     }
-    let state = State::open(directory.state(FIRST), options, cache)?;
+    let state = State::open(directory.state(FIRST), options, cache, interests)?;
     if state.mark().is_some() {
         return Err(pointer_lost());
     }

@@ -10,6 +10,7 @@
 //! puts it in its place; readers that are under way finish with the old one.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use annals_core::seeded::{self, Bug};
@@ -24,6 +25,7 @@ use crate::directory::Home;
 use crate::effects::Sealed;
 use crate::error::{Error, OpenError};
 use crate::heads::{CACHED_INDEXES_MAX, CACHED_STREAMS_MAX, HeadsCache, IndexHead, StreamHead};
+use crate::interest::Interests;
 use crate::keys::{self, Column, Key, Kind, ListId};
 use crate::options::Options;
 use crate::read::Direction;
@@ -50,6 +52,7 @@ pub(crate) struct State {
     pub(crate) indexes: HeadsCache<IndexHead>,
     pub(crate) ring: RwLock<Ring>,
     newest: RwLock<Newest>,
+    interests: Arc<Interests>,
     /// Bytes that are written before they are flushed.
     flush_at: usize,
 }
@@ -77,7 +80,12 @@ pub(crate) struct Moment {
 
 impl State {
     /// Opens the state in this directory, or makes an empty one.
-    pub(crate) fn open(directory: PathBuf, options: &Options, cache: &Cache) -> Result<State, OpenError> {
+    pub(crate) fn open(
+        directory: PathBuf,
+        options: &Options,
+        cache: &Cache,
+        interests: &Arc<Interests>,
+    ) -> Result<State, OpenError> {
         let database = Database::open(&directory, cache)?;
         let unreadable = |source| OpenError::Unreadable { directory: directory.clone(), source };
         match read_format(&database).map_err(unreadable)? {
@@ -100,6 +108,7 @@ impl State {
                 settled: 0,
                 unflushed: 0,
             }),
+            interests: Arc::clone(interests),
             flush_at: options.memtable_bytes,
         })
     }
@@ -140,7 +149,7 @@ impl State {
         self.ring.write().push(records);
         let (is_large, is_full) = {
             let mut newest = self.newest.write();
-            lists.add_to(&mut newest.delta);
+            lists.add_to(&mut newest.delta, &self.interests);
             newest.standing.totals = totals;
             newest.marked = mark.is_some();
             if mark.is_some() {

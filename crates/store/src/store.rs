@@ -22,6 +22,8 @@ use crate::chain::ChainHash;
 use crate::directory::Directory;
 use crate::error::{Error, OpenError};
 use crate::index::{IndexName, Link};
+use crate::interest::{Interest, Interests};
+use crate::keys::{self, Kind};
 use crate::moment::Sight;
 use crate::options::Options;
 use crate::read::{Direction, PageLimit, StreamPage, StreamView};
@@ -44,6 +46,7 @@ pub(crate) struct Inner {
     /// Held while an entry is applied, and while another state takes over.
     pub(crate) writer: Mutex<Writer>,
     pub(crate) tail: watch::Sender<Position>,
+    pub(crate) interests: Arc<Interests>,
 }
 
 impl fmt::Debug for Store {
@@ -173,6 +176,19 @@ impl Store {
     /// can be read.
     pub fn watch_tail(&self) -> watch::Receiver<Position> {
         self.inner.tail.subscribe()
+    }
+
+    /// Announces an interest in a stream. It wakes after events of the stream, its
+    /// tombstone or its metadata can be read, and may wake without any.
+    pub fn watch_stream(&self, stream: &StreamName) -> Interest {
+        let mut key = Vec::with_capacity(1 + stream.as_bytes().len());
+        keys::head(Kind::Stream, stream.as_bytes(), &mut key);
+        self.inner.interests.announce(&key)
+    }
+
+    /// Announces an interest in an index, as [`Store::watch_stream`].
+    pub fn watch_index(&self, index: &IndexName) -> Interest {
+        self.inner.interests.announce(&index.key())
     }
 
     /// When the newest event was created.

@@ -4,8 +4,9 @@
 //! move, again. Catching up and being live are the same loop, so there is no
 //! moment between them at which an event could be missed or repeated:
 //!
-//! - the tail is marked as seen *before* a page is read, so that an entry
-//!   applied while it is read wakes the loop once more;
+//! - the tail, or the list that is subscribed to, is marked as seen *before* a
+//!   page is read, so that an entry applied while it is read wakes the loop once
+//!   more;
 //! - the cursor alone decides what comes next, and only moves over what was
 //!   put on a page.
 //!
@@ -27,7 +28,7 @@ use annals_proto::event_store::client::streams::ReadResp;
 use annals_proto::event_store::client::streams::read_resp::{
     CaughtUp, Checkpoint, Content as Answer, Position as Place, SubscriptionConfirmation,
 };
-use annals_store::{Direction, IndexName, Store};
+use annals_store::{Direction, IndexName, Interest, Store};
 use bytes::Bytes;
 use futures::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -70,6 +71,7 @@ pub(super) async fn open(
     };
     let subscription = Subscription {
         tail: store.watch_tail(),
+        interests: feed.interests(&store),
         store,
         style,
         feed,
@@ -108,6 +110,8 @@ struct Subscription {
     style: Style,
     feed: Feed,
     tail: watch::Receiver<Position>,
+    /// In the list that it is subscribed to. None where every entry matters.
+    interests: Vec<Interest>,
     /// Whether the client was told that it is caught up, and still is.
     live: bool,
     #[cfg(feature = "seeded-bugs")]
@@ -177,6 +181,7 @@ impl Subscription {
                 return Err(Failure::ShuttingDown);
             }
             // Before the page is read, see above.
+            self.interests.iter_mut().for_each(Interest::look);
             let tail = *self.tail.borrow_and_update();
             let few = tail.get().saturating_sub(self.seen.get()) <= IN_MEMORY;
             #[cfg(feature = "seeded-bugs")]
@@ -227,7 +232,8 @@ impl Subscription {
         tokio::select! {
             biased; // a stop is told even where the tail never rests
             () = stopping.cancelled() => Err(Failure::ShuttingDown),
-            moved = self.tail.changed() => match moved {
+            () = any_changed(&mut self.interests), if !self.interests.is_empty() => Ok(None),
+            moved = self.tail.changed(), if self.interests.is_empty() => match moved {
                 Ok(()) => Ok(None),
                 Err(_) => Err(Failure::ShuttingDown),
             },
@@ -236,7 +242,27 @@ impl Subscription {
     }
 }
 
+/// Returns once one of these lists may have changed.
+async fn any_changed(interests: &mut [Interest]) {
+    let changes = interests.iter_mut().map(|interest| Box::pin(interest.changed()));
+    futures::future::select_all(changes).await;
+}
+
 impl Feed {
+    /// The lists that it waits for, if not for every entry. A quiet stream costs
+    /// nothing then, however busy others are.
+    fn interests(&self, store: &Store) -> Vec<Interest> {
+        match self {
+            Feed::Stream { name, .. } => {
+                // A metastream ends with the stream that it describes.
+                let described = name.described().map(|described| store.watch_stream(&described));
+                std::iter::once(store.watch_stream(name)).chain(described).collect()
+            }
+            Feed::Index { index, .. } => vec![store.watch_index(index)],
+            Feed::All { .. } | Feed::Selected { .. } => Vec::new(),
+        }
+    }
+
     /// Where a subscription begins. Places are exclusive (protocol 3.2).
     fn begin(store: &Store, source: Source) -> Result<Feed, Failure> {
         Ok(match source {
