@@ -33,6 +33,7 @@ mod heads;
 pub mod index;
 mod interest;
 mod keys;
+mod known_runs;
 mod moment;
 mod open;
 pub mod options;

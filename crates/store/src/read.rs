@@ -332,7 +332,7 @@ impl State {
         limit: PageLimit,
         reach: Reach,
     ) -> Result<Vec<(u64, Record)>, Error> {
-        let mut entries = self.entries(list, from, to, direction, reach);
+        let mut entries = self.entries(list, from, to, direction, reach)?;
         let mut page = Page::new(limit);
         let mut count = LOOKED_UP_FIRST;
         let mut numbers = Vec::new();

@@ -13,6 +13,8 @@
 //! last position u64 · count u32
 //! ```
 
+use std::sync::Arc;
+
 use annals_core::Position;
 use bytes::{Buf, BufMut};
 
@@ -100,15 +102,33 @@ fn missing(list: ListId, number: u64) -> Error {
     Error::Corrupt { key: Key::Run(list, number), source: Corruption::Missing }
 }
 
+/// Runs of a list that are in memory, each part in ascending order.
+pub(crate) struct Runs {
+    /// Between the bounds, as far as they may not have settled. Were looked at
+    /// before the database is.
+    pub(crate) newest: Vec<Run>,
+    /// From the list's first entry to where `newest` begins, if known.
+    pub(crate) known: Option<Arc<[Run]>>,
+}
+
+impl Runs {
+    /// The run that holds this entry.
+    fn find(&self, number: u64) -> Option<Run> {
+        let among = |runs: &[Run]| {
+            let run = runs.get(runs.partition_point(|run| run.last < number))?;
+            run.position_of(number).map(|_| *run)
+        };
+        among(&self.newest).or_else(|| self.known.as_deref().and_then(among))
+    }
+}
+
 /// The entries of a list with numbers from one bound to another, both
 /// inclusive, each with its position. The caller knows that they exist; a gap
 /// is corruption.
 pub(crate) struct Entries<'d> {
     database: &'d Database,
     list: ListId,
-    /// The runs between the bounds that may not have settled. Were looked at
-    /// before the database was.
-    newest: Vec<Run>,
+    memory: Runs,
     /// Over what has settled, once it is needed.
     settled: Option<RunIterator<'d>>,
     reach: Reach,
@@ -123,7 +143,7 @@ impl<'d> Entries<'d> {
     pub(crate) fn new(
         database: &'d Database,
         list: ListId,
-        newest: Vec<Run>,
+        memory: Runs,
         from: u64,
         to: u64,
         direction: Direction,
@@ -134,7 +154,7 @@ impl<'d> Entries<'d> {
             Direction::Backward => from >= to,
         };
         let next = some.then_some(from);
-        Entries { database, list, newest, settled: None, reach, direction, next, end: to, run: None }
+        Entries { database, list, memory, settled: None, reach, direction, next, end: to, run: None }
     }
 
     fn position_of(&mut self, number: u64) -> Result<Position, Error> {
@@ -147,9 +167,8 @@ impl<'d> Entries<'d> {
     }
 
     fn find(&mut self, number: u64) -> Result<Option<Run>, Error> {
-        let at = self.newest.partition_point(|run| run.last < number);
-        if let Some(run) = self.newest.get(at).filter(|run| run.position_of(number).is_some()) {
-            return Ok(Some(*run));
+        if let Some(run) = self.memory.find(number) {
+            return Ok(Some(run));
         }
         match (&mut self.settled, self.direction) {
             (None, _) => self.settled.insert(self.database.runs(self.list, self.reach)).seek(number),

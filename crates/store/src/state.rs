@@ -27,11 +27,12 @@ use crate::error::{Error, OpenError};
 use crate::heads::{CACHED_INDEXES_MAX, CACHED_STREAMS_MAX, HeadsCache, IndexHead, StreamHead};
 use crate::interest::Interests;
 use crate::keys::{self, Column, Key, Kind, ListId};
+use crate::known_runs::KnownRuns;
 use crate::options::Options;
 use crate::read::Direction;
 use crate::record::{Corruption, Header, Record};
 use crate::remembered::Remembered;
-use crate::runs::{self, Entries};
+use crate::runs::{self, Entries, Runs};
 use crate::standing::{Standing, Totals};
 use crate::store::Mark;
 use crate::tail::Ring;
@@ -50,6 +51,7 @@ pub(crate) struct State {
     pub(crate) home: Home,
     pub(crate) streams: HeadsCache<StreamHead>,
     pub(crate) indexes: HeadsCache<IndexHead>,
+    pub(crate) runs: KnownRuns,
     pub(crate) ring: RwLock<Ring>,
     newest: RwLock<Newest>,
     interests: Arc<Interests>,
@@ -99,6 +101,7 @@ impl State {
             home: Home::new(directory),
             streams: HeadsCache::new(CACHED_STREAMS_MAX),
             indexes: HeadsCache::new(CACHED_INDEXES_MAX),
+            runs: KnownRuns::default(),
             ring: RwLock::new(Ring::new(options.ring_bytes)),
             newest: RwLock::new(Newest {
                 standing,
@@ -275,9 +278,25 @@ impl State {
 
     /// The entries of a list from one number to another, both inclusive. The
     /// caller knows that there are these.
-    pub(crate) fn entries(&self, list: ListId, from: u64, to: u64, direction: Direction, reach: Reach) -> Entries<'_> {
-        let newest = self.newest.read().delta.runs_between(list, from.min(to), from.max(to));
-        Entries::new(&self.database, list, newest, from, to, direction, reach)
+    pub(crate) fn entries(
+        &self,
+        list: ListId,
+        from: u64,
+        to: u64,
+        direction: Direction,
+        reach: Reach,
+    ) -> Result<Entries<'_>, Error> {
+        let (low, high) = (from.min(to), from.max(to));
+        let newest = self.newest.read().delta.runs_between(list, low, high);
+        let settled = match newest.first() {
+            Some(first) => first.first().checked_sub(1).filter(|last| *last >= low),
+            None => Some(high),
+        };
+        let known = match settled {
+            Some(last) => self.runs.up_to(last, &self.database, list, reach)?,
+            None => None,
+        };
+        Ok(Entries::new(&self.database, list, Runs { newest, known }, from, to, direction, reach))
     }
 
     /// The head of a stream, if it is in memory.

@@ -216,3 +216,25 @@ fn what_is_in_memory_is_at_hand_and_nothing_else() {
     let store = Store::open(data.path(), Options::default()).expect("opens again");
     assert_eq!((store.see_at_hand(&stream, now), at_hand(&store)), (None, None), "it would have to be read from disk");
 }
+
+#[test]
+fn a_stream_that_grows_is_read_to_its_end_each_time() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::open(data.path(), small()).expect("opens");
+    let (stream, limit) = (StreamName::new("a-1").expect("a name"), PageLimit { records: 1_000, bytes: usize::MAX });
+    let mut written = 0;
+    // Beyond what is remembered of a list, with events of others between its own.
+    for entry in 1..=120 {
+        let name = if entry % 4 == 0 { "b-1" } else { "a-1" };
+        store.apply(mark(entry), Some(filler(name, u128::from(entry) * 10, 2))).expect("applied");
+        written += if name == "a-1" { 2 } else { 0 };
+        let view = store.view(&stream, Timestamp::default()).expect("readable");
+        for (direction, from) in [(Direction::Forward, Revision::FIRST), (Direction::Backward, Revision::TOMBSTONE)] {
+            let read = store.read_stream(&view, from, direction, limit).expect("readable").records;
+            let mut revisions: Vec<u64> = read.iter().map(|record| record.revision().get()).collect();
+            revisions.sort_unstable();
+            assert_eq!(revisions, (0..written).collect::<Vec<_>>(), "{direction:?} after entry {entry}");
+            assert!(read.iter().all(|record| record.stream() == "a-1"));
+        }
+    }
+}
