@@ -11,18 +11,25 @@
 //! - What is here is newer than what the database holds, and is asked first.
 //! - Nothing is flushed that is not settled ([`crate::state`]): a file never
 //!   holds a record without its stream's head and runs.
-//! - It is bounded: [`Delta::is_large`] after an entry makes it settle.
+//! - It is bounded: [`Delta::has_many_runs`] and [`Delta::has_many_heads`] after
+//!   an entry make it settle. Runs may settle before the heads that lead to them.
 
 use annals_core::StreamName;
 use hashbrown::HashMap;
+use rocksdb::WriteBatch;
 
+use crate::database::Columns;
 use crate::heads::{IndexHead, StreamHead};
 use crate::keys::{self, Kind, ListId};
 use crate::runs::Run;
 
-/// Heads and runs that settle together. More would make them cheaper still,
-/// but the entry that makes them settle waits for it: some milliseconds.
-const CHANGES_MAX: usize = 4_096;
+/// Runs that settle together. More would be little cheaper, and the entry that
+/// makes them settle waits for it: about a millisecond.
+const RUNS_MAX: usize = 1_024;
+
+/// Heads, at most. Those of busy streams change all the time: the longer they
+/// stay, the fewer are written.
+const HEADS_MAX: usize = 8_192;
 
 /// See the module. Heads are found by the bytes of their keys.
 #[derive(Default)]
@@ -81,20 +88,26 @@ impl Delta {
         runs[from..].iter().take_while(|run| run.first() <= high).copied().collect()
     }
 
-    /// Whether it should settle.
-    pub(crate) fn is_large(&self) -> bool {
-        self.runs_count + self.streams.len() + self.indexes.len() >= CHANGES_MAX
+    /// Whether its runs should settle.
+    pub(crate) fn has_many_runs(&self) -> bool {
+        self.runs_count >= RUNS_MAX
     }
 
-    /// Keys and values of the runs, in the order of the keys.
-    pub(crate) fn encoded_runs(&self) -> Vec<([u8; 16], [u8; 12])> {
+    /// Whether all of it should settle.
+    pub(crate) fn has_many_heads(&self) -> bool {
+        self.streams.len() + self.indexes.len() >= HEADS_MAX
+    }
+
+    /// Puts the runs into a batch in the order of their keys: RocksDB looks for
+    /// the place of each from that of the one before.
+    pub(crate) fn put_runs(&self, columns: &Columns<'_>, batch: &mut WriteBatch) {
         let mut lists: Vec<(&ListId, &Vec<Run>)> = self.runs.iter().collect();
         lists.sort_unstable_by_key(|(list, _)| **list);
-        let of_list = |(list, runs): (&ListId, &Vec<Run>)| {
-            let list = *list;
-            runs.iter().map(move |run| (keys::run(list, run.last), run.encode())).collect::<Vec<_>>()
-        };
-        lists.into_iter().flat_map(of_list).collect()
+        for (list, runs) in lists {
+            for run in runs {
+                batch.put_cf(columns.runs, keys::run(*list, run.last), run.encode());
+            }
+        }
     }
 
     /// Keys and values of the heads, in the order of the keys.

@@ -68,7 +68,7 @@ struct Newest {
     delta: Delta,
     /// Whether something was committed since the delta settled.
     changed: bool,
-    /// How often the delta has settled.
+    /// How often all of the delta has settled.
     settled: u64,
     /// Bytes that were written since the last flush began.
     unflushed: usize,
@@ -150,7 +150,7 @@ impl State {
             self.database.write(batch)?;
         }
         self.ring.write().push(records);
-        let (is_large, is_full) = {
+        let (is_full, has_many_heads, has_many_runs) = {
             let mut newest = self.newest.write();
             lists.add_to(&mut newest.delta, &self.interests);
             newest.standing.totals = totals;
@@ -160,12 +160,15 @@ impl State {
             }
             newest.changed = true;
             newest.unflushed += bytes;
-            (newest.delta.is_large(), newest.unflushed >= self.flush_at)
+            let delta = &newest.delta;
+            (newest.unflushed >= self.flush_at, delta.has_many_heads(), delta.has_many_runs())
         };
         if is_full {
             self.begin_flush()
-        } else if is_large {
+        } else if has_many_heads {
             self.settle()
+        } else if has_many_runs {
+            self.settle_runs()
         } else {
             Ok(())
         }
@@ -181,11 +184,7 @@ impl State {
             if !newest.changed {
                 return Ok(());
             }
-            // In the order of their keys: RocksDB looks for the place of each
-            // from that of the one before.
-            for (key, run) in newest.delta.encoded_runs() {
-                batch.put_cf(columns.runs, key, run);
-            }
+            newest.delta.put_runs(&columns, &mut batch);
             for (key, head) in newest.delta.encoded_heads() {
                 batch.put_cf(columns.heads, key, head);
             }
@@ -206,6 +205,19 @@ impl State {
         // Both caches have what was here before it is here no more.
         self.streams.insert(newest.delta.streams.drain());
         self.indexes.insert(newest.delta.indexes.drain());
+        newest.delta.clear_runs();
+        Ok(())
+    }
+
+    /// Writes the runs to the database, where they wait for the heads that lead
+    /// to them. Nothing may be committed meanwhile.
+    fn settle_runs(&self) -> Result<(), Error> {
+        let mut batch = WriteBatch::default();
+        self.newest.read().delta.put_runs(&self.database.columns(), &mut batch);
+        let bytes = batch.size_in_bytes();
+        self.database.write(batch)?;
+        let mut newest = self.newest.write();
+        newest.unflushed += bytes;
         newest.delta.clear_runs();
         Ok(())
     }
