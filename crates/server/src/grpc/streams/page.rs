@@ -24,7 +24,7 @@ use crate::status::Failure;
 pub(super) const EVENTS_MAX: usize = 1_000;
 
 /// Bytes of one page, exceeded by its last event only.
-const BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(super) const BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes of an answer to an event besides its record: more than that is rare.
 const OVERHEAD: usize = 160;
@@ -44,6 +44,8 @@ pub(super) struct Page<'a> {
     as_of: Option<Position>,
     /// The streams that links on this page lead to.
     views: HashMap<StreamName, StreamView>,
+    /// Bytes that it has room for.
+    room: usize,
     /// What it holds.
     pub(super) frames: Frames,
     /// How many of it are events.
@@ -60,20 +62,31 @@ impl<'a> Page<'a> {
             now: Timestamp::from(SystemTime::now()),
             as_of,
             views: HashMap::new(),
+            room: BYTES_MAX,
             frames: Frames::default(),
             events: 0,
         }
     }
 
+    /// The same with room for so many bytes.
+    pub(super) fn with_room(self, room: usize) -> Self {
+        Page { room, ..self }
+    }
+
+    /// What to read for it.
+    pub(super) fn limit(&self) -> PageLimit {
+        PageLimit { records: EVENTS_MAX, bytes: self.room }
+    }
+
     /// Whether what follows belongs on the next page.
     pub(super) fn is_full(&self) -> bool {
-        self.events >= EVENTS_MAX || self.frames.len() >= BYTES_MAX
+        self.events >= EVENTS_MAX || self.frames.len() >= self.room
     }
 
     /// Makes room for these records at once.
     pub(super) fn expect(&mut self, records: &[Record]) {
         let bytes = records.iter().map(|record| record.encoded().len() + OVERHEAD).sum();
-        self.frames.reserve(usize::min(bytes, BYTES_MAX));
+        self.frames.reserve(usize::min(bytes, self.room));
     }
 
     /// Adds what is no event.

@@ -20,7 +20,7 @@
 #[cfg(feature = "seeded-bugs")]
 mod mistakes;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use annals_core::seeded::{self, Bug};
 use annals_core::{Position, Revision, State, StreamName, Timestamp};
@@ -75,6 +75,7 @@ pub(super) async fn open(
         store,
         style,
         feed,
+        pace: Pace::default(),
         live: false,
         #[cfg(feature = "seeded-bugs")]
         was_live: false,
@@ -112,6 +113,7 @@ struct Subscription {
     tail: watch::Receiver<Position>,
     /// In the list that it is subscribed to. None where every entry matters.
     interests: Vec<Interest>,
+    pace: Pace,
     /// Whether the client was told that it is caught up, and still is.
     live: bool,
     #[cfg(feature = "seeded-bugs")]
@@ -125,6 +127,42 @@ struct Subscription {
     #[expect(dead_code, reason = "held for its drop")]
     permit: OwnedSemaphorePermit,
     context: Shared,
+}
+
+/// How large pages are. What a slow client has not taken yet lies in memory: a
+/// thousand such clients must not hold a thousand large pages.
+struct Pace {
+    room: usize,
+    /// Since when a page is being sent.
+    since: Option<Instant>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace { room: page::BYTES_MAX, since: None }
+    }
+}
+
+impl Pace {
+    const ROOM_MIN: usize = 32 * 1024;
+    /// Who takes longer for a page gets smaller ones.
+    const SLOW: Duration = Duration::from_millis(250);
+
+    /// A page is on its way.
+    fn begin(&mut self) {
+        self.since = Some(Instant::now());
+    }
+
+    /// Bytes of the next page, now that the one before is taken.
+    fn room(&mut self) -> usize {
+        if let Some(since) = self.since.take() {
+            self.room = match since.elapsed() > Self::SLOW {
+                true => (self.room / 4).max(Self::ROOM_MIN),
+                false => (self.room * 2).min(page::BYTES_MAX),
+            };
+        }
+        self.room
+    }
 }
 
 /// Where a subscription is in what it is subscribed to.
@@ -173,6 +211,7 @@ struct Step {
 impl Subscription {
     /// The next answers; waits until there are some.
     async fn next(mut self) -> Result<(Self, Bytes), Failure> {
+        let room = self.pace.room();
         loop {
             if let Some(failure) = self.ended.take() {
                 return Err(failure);
@@ -187,11 +226,11 @@ impl Subscription {
             #[cfg(feature = "seeded-bugs")]
             self.skip(tail)?;
             let step = if self.live && few && self.feed.stays_in_memory(self.style) {
-                self.feed.read(&self.store, self.style)?
+                self.feed.read(&self.store, self.style, room)?
             } else {
                 let (store, style, mut feed) = (self.store.clone(), self.style, self.feed);
                 let (feed, step) = blocking(move || {
-                    let step = feed.read(&store, style);
+                    let step = feed.read(&store, style, room);
                     (feed, step)
                 })
                 .await;
@@ -213,6 +252,7 @@ impl Subscription {
             }
             self.live = at_end;
             if !frames.is_empty() {
+                self.pace.begin();
                 return Ok((self, frames.into_bytes()));
             }
             if at_end
@@ -320,8 +360,8 @@ impl Feed {
     }
 
     /// Reads from the cursor as much as one page holds. Blocking.
-    fn read(&mut self, store: &Store, style: Style) -> Result<Step, Failure> {
-        let mut page = Page::new(store, style, None);
+    fn read(&mut self, store: &Store, style: Style, room: usize) -> Result<Step, Failure> {
+        let mut page = Page::new(store, style, None).with_room(room);
         let mut ended = None;
         let at_end = match self {
             Feed::Stream { name, next, live_once } => {
@@ -332,7 +372,7 @@ impl Feed {
             Feed::Index { index, next } => {
                 let len = store.index_len(index).map_err(|error| broken(&error))?;
                 if *next < len {
-                    let links = store.read_index(index, *next, Direction::Forward, page::limit(u64::MAX));
+                    let links = store.read_index(index, *next, Direction::Forward, page.limit());
                     for link in links.map_err(|error| broken(&error))? {
                         page.entry(index, &link)?;
                         *next = link.revision + 1;
@@ -453,7 +493,7 @@ fn read_stream(
             return Ok(true);
         }
     }
-    let read = store.read_stream(&view, *next, Direction::Forward, page::limit(u64::MAX));
+    let read = store.read_stream(&view, *next, Direction::Forward, page.limit());
     let read = read.map_err(|error| broken(&error))?;
     for record in &read.records {
         page.event(record)?;
@@ -506,7 +546,7 @@ fn read_all(
     let tail = store.tail();
     let mut examined = 0;
     while *after < tail && !page.is_full() && examined < EXAMINED_MAX {
-        let records = store.read_all(after.next(), Direction::Forward, page::limit(u64::MAX));
+        let records = store.read_all(after.next(), Direction::Forward, page.limit());
         let records = records.map_err(|error| broken(&error))?;
         if records.is_empty() {
             break;
@@ -542,7 +582,7 @@ fn read_selected(
     let tail = store.tail();
     let len = store.index_len(index).map_err(|error| broken(&error))?;
     if *next < len {
-        let links = store.read_index(index, *next, Direction::Forward, page::limit(u64::MAX));
+        let links = store.read_index(index, *next, Direction::Forward, page.limit());
         for link in links.map_err(|error| broken(&error))? {
             let position = link.record.position();
             *next = link.revision + 1;
@@ -565,4 +605,25 @@ fn read_selected(
         *after = tail.max(*after);
     }
     Ok(at_end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_slow_gets_small_pages_and_who_is_quick_again_large_ones() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.room(), page::BYTES_MAX);
+        for _ in 0..10 {
+            pace.since = Instant::now().checked_sub(2 * Pace::SLOW);
+            pace.room();
+        }
+        assert_eq!(pace.room(), Pace::ROOM_MIN, "nothing was sent meanwhile");
+        for _ in 0..10 {
+            pace.begin();
+            pace.room();
+        }
+        assert_eq!(pace.room(), page::BYTES_MAX);
+    }
 }
