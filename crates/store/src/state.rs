@@ -244,17 +244,17 @@ impl State {
     }
 
     /// Waits until what was committed up to this mark is durable, for which a
-    /// flush must have begun.
-    pub(crate) fn wait_durable(&self, mark: &Mark) -> Result<(), Error> {
+    /// flush must have begun. False where RocksDB has met an error, which may
+    /// have ended that flush.
+    pub(crate) fn wait_durable(&self, mark: &Mark) -> Result<bool, Error> {
         const LOOK_EVERY: Duration = Duration::from_millis(1);
         while self.durable_standing()?.mark.is_none_or(|durable| durable.index < mark.index) {
-            // A flush that failed is not tried again; this one says why.
             if self.database.property(Column::Meta, properties::BACKGROUND_ERRORS) > 0 {
-                self.database.flush()?;
+                return Ok(false);
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The head of a stream, if it was ever touched. `key` is scratch.

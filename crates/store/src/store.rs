@@ -148,8 +148,14 @@ impl Store {
             let mark = state.mark();
             (state, mark)
         };
-        if let Some(mark) = mark {
-            state.wait_durable(&mark)?;
+        if let Some(mark) = mark
+            && !state.wait_durable(&mark)?
+        {
+            // Once more, and this one says why not. Nothing may be applied
+            // meanwhile: what is flushed has to be settled.
+            let _writer = self.inner.writer.lock();
+            state.settle()?;
+            state.database.flush()?;
         }
         Ok(state.durable_standing()?.mark)
     }
