@@ -78,7 +78,7 @@ pub enum Bug {
     /// An append of several events is proposed as two; others come in between,
     /// or the second is lost with the leader.
     S18,
-    /// The log is opened with `PointInTime`; what follows damage is dropped
+    /// The log is read up to the first damage; what follows it is dropped
     /// silently. Net taken away: the witness, log reversion.
     S19,
     /// An error of a write to the log is logged, and the write is answered as

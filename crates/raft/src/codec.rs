@@ -312,6 +312,15 @@ pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, CodecError> {
     Ok(Entry { log_id: LogIdForm { term, node, index }.into(), payload })
 }
 
+/// The log id of the entry in these bytes, whose checksum is not looked at.
+pub(crate) fn entry_log_id(bytes: &[u8]) -> Result<LogId, CodecError> {
+    let mut rest = bytes.get(6..ENTRY_HEADER).ok_or(CodecError::Truncated)?;
+    if bytes[0] != VERSION {
+        return Err(CodecError::Version(bytes[0]));
+    }
+    Ok(LogIdForm { term: rest.get_u64_le(), node: rest.get_u64_le(), index: rest.get_u64_le() }.into())
+}
+
 fn entry_checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..1]), &bytes[5..])
 }

@@ -79,15 +79,6 @@ pub enum OpenError {
         /// Says which member has the configured address, if one has.
         whose: String,
     },
-    /// The log database did not open.
-    #[error("could not open the log in {}", path.display())]
-    Log {
-        /// Its directory.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: rocksdb::Error,
-    },
     /// The event store did not open.
     #[error("could not open the event store")]
     Store(#[from] annals_store::OpenError),

@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 use annals_core::seeded::{self, Bug};
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
-use rocksdb::{DB, WriteBatch, WriteOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::codec::{self, LogIdForm, VoteForm};
-use crate::log_store::{COLUMN_LOG, COLUMN_META, Shared, can_hold, key, meta};
+use crate::codec::{LogIdForm, VoteForm};
+use crate::log_store::{Shared, can_hold};
 use crate::observer::Observer;
+use crate::segments::{Record, Writer};
 use crate::types::{LogId, TypeConfig, Vote};
 use crate::witness::{self, Acknowledged, Witness};
 
@@ -43,7 +43,7 @@ const WITNESS_AGE: Duration = Duration::from_secs(1);
 pub(crate) enum Request {
     /// Entries, already readable from memory.
     Append {
-        entries: Vec<(u64, Bytes)>,
+        entries: Vec<Bytes>,
         last: LogId,
         generation: u64,
         since: Instant,
@@ -95,18 +95,20 @@ pub(crate) fn stop_process(why: &str, error: &dyn std::error::Error) -> ! {
 /// Starts the thread.
 pub(crate) fn spawn(
     shared: Arc<Shared>,
+    writer: Writer,
     witness: Witness,
     acknowledged: Acknowledged,
     observer: Arc<dyn Observer>,
 ) -> std::io::Result<(mpsc::Sender<Request>, JoinHandle<()>)> {
     let (sender, requests) = mpsc::channel(QUEUE);
-    let flusher = Flusher { shared, witness, acknowledged, witnessed_at: Instant::now(), observer };
+    let flusher = Flusher { shared, writer, witness, acknowledged, witnessed_at: Instant::now(), observer };
     let thread = std::thread::Builder::new().name("annals-log".into()).spawn(move || flusher.run(requests))?;
     Ok((sender, thread))
 }
 
 struct Flusher {
     shared: Arc<Shared>,
+    writer: Writer,
     witness: Witness,
     /// What is durable, and may be claimed by the witness.
     acknowledged: Acknowledged,
@@ -117,7 +119,7 @@ struct Flusher {
 /// What one group wants done once it is durable.
 #[derive(Default)]
 struct Group {
-    batch: WriteBatch,
+    records: Vec<Record>,
     bytes: usize,
     entries: usize,
     appended: Vec<(u64, u64, Instant, IOFlushed<TypeConfig>)>,
@@ -127,22 +129,19 @@ struct Group {
 
 impl Flusher {
     fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        // The database is closed by taking it out of `shared`, after this
-        // thread has ended.
-        let database = self.shared.database().expect("the database is open as long as its flusher runs");
         loop {
             // Every sender gone means the same as `Close`.
             let first = requests.blocking_recv().unwrap_or(Request::Close);
             let mut group = Group::default();
-            self.add(&database, &mut group, first);
+            self.add(&mut group, first);
             while group.bytes < GROUP_BYTES && !group.close {
                 match requests.try_recv() {
-                    Ok(request) => self.add(&database, &mut group, request),
+                    Ok(request) => self.add(&mut group, request),
                     Err(_) => break,
                 }
             }
             let close = group.close;
-            self.flush(&database, group);
+            self.flush(group);
             if close {
                 self.bring_witness_up_to_date();
                 return;
@@ -150,16 +149,12 @@ impl Flusher {
         }
     }
 
-    fn add(&mut self, database: &DB, group: &mut Group, request: Request) {
-        let log = database.cf_handle(COLUMN_LOG).expect("opened with this column family");
-        let column = database.cf_handle(COLUMN_META).expect("opened with this column family");
+    fn add(&mut self, group: &mut Group, request: Request) {
         match request {
             Request::Append { entries, last, generation, since, done } => {
-                for (index, encoded) in &entries {
-                    group.bytes += encoded.len();
-                    group.batch.put_cf(&log, key(*index), encoded);
-                }
+                group.bytes += entries.iter().map(Bytes::len).sum::<usize>();
                 group.entries += entries.len();
+                group.records.extend(entries.into_iter().map(Record::Entry));
                 group.appended.push((generation, last.index(), since, done));
                 self.acknowledged.last = Some(LogIdForm::from(&last));
             }
@@ -169,12 +164,12 @@ impl Flusher {
                 let _ = done.send(());
             }
             Request::Vote { vote, done } => {
-                group.batch.put_cf(&column, meta::VOTE, codec::encode_vote(&vote));
+                group.records.push(Record::Vote(vote));
                 group.answers.push(done);
                 self.acknowledged.vote = Some(VoteForm::from(&vote));
             }
             Request::Truncate { from, last } => {
-                group.batch.delete_range_cf(&log, key(from), key(u64::MAX));
+                group.records.push(Record::Truncated(from, last));
                 let last = last.as_ref().map(LogIdForm::from);
                 self.acknowledged.last = last;
                 // Before the log gets shorter the witness must not claim what
@@ -190,14 +185,13 @@ impl Flusher {
                 }
             }
             Request::Purge { upto, empties } => {
-                group.batch.delete_range_cf(&log, key(0), key(upto.index() + 1));
-                group.batch.put_cf(&column, meta::PURGED, codec::encode_log_id(&upto));
+                group.records.push(if empties { Record::Emptied(upto) } else { Record::Purged(upto) });
                 if empties {
                     self.acknowledged.last = Some(LogIdForm::from(&upto));
                 }
             }
             Request::Snapshot { encoded, done } => {
-                group.batch.put_cf(&column, meta::SNAPSHOT, encoded);
+                group.records.push(Record::Snapshot(encoded));
                 group.answers.push(done);
             }
             Request::Tick => {}
@@ -205,21 +199,19 @@ impl Flusher {
         }
     }
 
-    fn flush(&mut self, database: &DB, mut group: Group) {
+    fn flush(&mut self, mut group: Group) {
         if (group.close || !group.appended.is_empty())
             && let Some(committed) = self.shared.committed()
             // A quorum may have entries that still wait for the next group
             // here: a log without what it calls committed would not open.
             && self.acknowledged.last.is_some_and(|last| can_hold(&last.into(), &committed))
         {
-            let column = database.cf_handle(COLUMN_META).expect("opened with this column family");
-            group.batch.put_cf(&column, meta::COMMITTED, codec::encode_log_id(&committed));
+            group.records.push(Record::Committed(committed));
         }
-        if !group.batch.is_empty() {
+        if !group.records.is_empty() {
             let started = Instant::now();
-            let mut options = WriteOptions::default();
-            options.set_sync(!(seeded::is(Bug::S2) && group.answers.is_empty()));
-            match database.write_opt(group.batch, &options) {
+            let sync = !(seeded::is(Bug::S2) && group.answers.is_empty());
+            match self.writer.write(&group.records, sync) {
                 Ok(()) => {}
                 Err(error) if seeded::is(Bug::S20) => tracing::error!(%error, "the log could not be written"),
                 Err(error) => stop_process("the log could not be written", &error),

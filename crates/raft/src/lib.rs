@@ -6,7 +6,7 @@
 //!
 //! Reading order: what a node is (`node`) and who it is (`identity`, `lineage`,
 //! `peer_memory`, `introduction`, `bootstrap`, `admin`); how entries become
-//! durable (`log_store`, `entries`, `flusher`, `witness`, `codec`); how they
+//! durable (`log_store`, `entries`, `flusher`, `segments`, `witness`, `codec`); how they
 //! travel and are applied (`network`, `ledger`, `service`, `state_machine`,
 //! `snapshot`, `maintenance`); how a dead leader is noticed (`leader_loss`); what
 //! an append and a read go through (`proposer`, `forward`, `read_index`); how a
@@ -44,6 +44,7 @@ mod peer_memory;
 mod proposer;
 mod read_index;
 mod runtime;
+mod segments;
 mod service;
 #[cfg(feature = "simulation")]
 pub mod simulation;

@@ -1,9 +1,7 @@
 //! The Raft log and vote, on disk and in memory.
 //!
-//! A RocksDB database of its own in `<data>/log`, with a write-ahead log and
-//! one sync per group of writes (see [`crate::flusher`]). The column family
-//! `log` maps an index, big-endian, to an encoded entry; `meta` holds a handful
-//! of single values.
+//! On disk it is in segments ([`crate::segments`]) with one sync per group of
+//! writes ([`crate::flusher`]); its newest entries are in memory too ([`Tail`]).
 //!
 //! Invariants
 //! - Entries are contiguous from the one after `purged` to `last`.
@@ -13,10 +11,8 @@
 //!   memory says and what the disk will say never differ by more than what is
 //!   queued.
 //!
-//! RocksDB's default recovery mode silently drops acknowledged records after a
-//! damaged one. It is not used here: a log that was damaged in its middle does
-//! not open, and a torn tail, which every power cut may leave, is compared with
-//! the witness.
+//! A log that was damaged in its middle does not open, and a torn end, which every
+//! power cut may leave, is compared with the witness.
 
 use std::fmt::Debug;
 use std::io;
@@ -25,15 +21,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use annals_core::seeded::{self, Bug};
+use annals_core::seeded;
 use bytes::Bytes;
 use futures::stream::{self, Stream};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::{Mutex, RwLock};
-use rocksdb::{
-    ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, Options, ReadOptions,
-};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{self, LogIdForm, VoteForm};
@@ -41,47 +34,23 @@ use crate::entries::{self, Tail};
 use crate::error::OpenError;
 use crate::flusher::{self, Request};
 use crate::observer::Observer;
+use crate::segments::{self, ScanError, Segments, Values, Writer};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::witness::{Acknowledged, Witness};
-
-pub(crate) const COLUMN_LOG: &str = "log";
-pub(crate) const COLUMN_META: &str = "meta";
-
-/// The keys of the column family `meta`.
-pub(crate) mod meta {
-    pub(crate) const FORMAT: &[u8] = b"format";
-    pub(crate) const VOTE: &[u8] = b"vote";
-    pub(crate) const PURGED: &[u8] = b"purged";
-    pub(crate) const COMMITTED: &[u8] = b"committed";
-    pub(crate) const SNAPSHOT: &[u8] = b"snapshot";
-}
-
-pub(crate) const FORMAT: u8 = 1;
 
 /// Bytes of entries kept in memory: all that a proposer has in flight, twice.
 /// What a follower or `apply` lags behind further than this is read from the
 /// database.
 const TAIL_BYTES: usize = 32 * 1024 * 1024;
 
-/// Bytes of the log's memtable. One that held all that the log keeps would
-/// spare few entries their way to a file, because they leave it at about the
-/// pace at which they come; it would only cost its memory.
-const MEMTABLE_BYTES: usize = 64 * 1024 * 1024;
-
-/// Files of the log before they are merged: as many as hold four times what
-/// the log keeps by default, so that three quarters of it are purged by then,
-/// and dropped instead of being written again. Reads of the log are long and
-/// in order; they hardly mind many files.
-const FILES: i32 = 16;
-
 /// Bytes of entries that are read at once, for a follower or to be applied.
 const READ_BYTES: usize = 1024 * 1024;
 
 /// What the flusher and all readers share.
 pub(crate) struct Shared {
-    /// Taken out when the log is closed, so that the directory can be opened
-    /// again although a reader may linger in a task that is being cancelled.
-    database: RwLock<Option<Arc<DB>>>,
+    /// Taken out when the log is closed: a reader may linger in a task that is
+    /// being cancelled.
+    segments: RwLock<Option<Arc<Segments>>>,
     log: Mutex<Log>,
 }
 
@@ -97,10 +66,6 @@ struct Log {
 }
 
 impl Shared {
-    pub(crate) fn database(&self) -> Option<Arc<DB>> {
-        self.database.read().clone()
-    }
-
     pub(crate) fn committed(&self) -> Option<LogId> {
         self.log.lock().committed
     }
@@ -118,11 +83,6 @@ pub(crate) fn can_hold(last: &LogId, committed: &LogId) -> bool {
     committed.index() <= last.index() && term(committed) <= term(last)
 }
 
-/// The key of an entry.
-pub(crate) fn key(index: u64) -> [u8; 8] {
-    index.to_be_bytes()
-}
-
 /// A handle on the log. Clones share it.
 #[derive(Clone)]
 pub(crate) struct LogStore {
@@ -131,8 +91,7 @@ pub(crate) struct LogStore {
 }
 
 /// The way to the thread that writes. Whoever lets go of the log last waits
-/// for that thread: it holds the database, and a process that exits while a
-/// database closes itself elsewhere is aborted.
+/// for that thread: what it was asked to write is written then.
 struct Flusher {
     /// There until the drop.
     requests: Option<mpsc::Sender<Request>>,
@@ -169,8 +128,7 @@ impl LogStore {
         observer: Arc<dyn Observer>,
     ) -> Result<LogStore, OpenError> {
         let path = data.join("log");
-        let database = open_database(&path, data)?;
-        let log = read_log(&database, &path)?;
+        let (log, writer) = open_segments(&path, data)?;
         #[cfg(feature = "seeded-bugs")]
         let log = Log { vote: crate::mistakes::read_vote(data, log.vote), ..log };
         let acknowledged =
@@ -183,8 +141,9 @@ impl LogStore {
                 acknowledged: witnessed.to_string(),
             });
         }
-        let shared = Arc::new(Shared { database: RwLock::new(Some(Arc::new(database))), log: Mutex::new(log) });
-        let (requests, thread) = flusher::spawn(shared.clone(), witness, acknowledged, observer)
+        let segments = RwLock::new(Some(writer.segments()));
+        let shared = Arc::new(Shared { segments, log: Mutex::new(log) });
+        let (requests, thread) = flusher::spawn(shared.clone(), writer, witness, acknowledged, observer)
             .map_err(|source| OpenError::Io { action: "start the log's thread for", path, source })?;
         let flusher = Arc::new(Flusher { requests: Some(requests), thread: Mutex::new(Some(thread)) });
         Ok(LogStore { shared, flusher })
@@ -223,18 +182,14 @@ impl LogStore {
     }
 
     /// Writes what waits, brings the witness up to date, and lets go of the
-    /// database. Everything that comes later fails.
+    /// files. Everything that comes later fails.
     pub(crate) async fn close(&self) {
         let _ = self.flusher.requests().send(Request::Close).await;
         let flusher = self.flusher.clone();
         let shared = self.shared.clone();
         let closed = tokio::task::spawn_blocking(move || {
             flusher.join();
-            let Some(database) = shared.database.write().take() else { return };
-            // Reads are short; the last one out closes the database.
-            while Arc::strong_count(&database) > 1 {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
+            shared.segments.write().take();
         });
         closed.await.expect("closing the log does not panic");
     }
@@ -300,37 +255,10 @@ impl LogStore {
         self.shared.log.lock().purged.is_some_and(|purged| purged.index() >= index)
     }
 
-    /// Contiguous entries of `[start, end)` on disk.
+    /// Entries of `[start, end)` on disk, none where `start` is not there.
     async fn read_disk(&self, start: u64, end: u64, bytes: usize) -> io::Result<Vec<Entry>> {
-        let database = self.shared.database().ok_or_else(closed)?;
-        let read = move || -> io::Result<Vec<Entry>> {
-            let log = database.cf_handle(COLUMN_LOG).expect("opened with this column family");
-            let mut options = ReadOptions::default();
-            options.set_iterate_upper_bound(key(end).to_vec());
-            let mut entries = Vec::new();
-            let mut budget = bytes;
-            for item in database.iterator_cf_opt(&log, options, IteratorMode::From(&key(start), Direction::Forward)) {
-                let (found, value) = item.map_err(io::Error::other)?;
-                let entry = decode(&found, value)?;
-                let index = entry.log_id.index();
-                let expected = start + entries.len() as u64;
-                if index != expected {
-                    // A gap at the beginning is the caller's to judge.
-                    if entries.is_empty() {
-                        return Ok(vec![entry]);
-                    }
-                    return Err(io::Error::other(format!("log entry {expected} is missing, {index} is there")));
-                }
-                let size = entries::size(&entry);
-                entries.push(entry);
-                if size >= budget {
-                    break;
-                }
-                budget -= size;
-            }
-            Ok(entries)
-        };
-        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        let segments = self.shared.segments.read().clone().ok_or_else(closed)?;
+        tokio::task::spawn_blocking(move || segments.read(start, end, bytes)).await.map_err(io::Error::other)?
     }
 }
 
@@ -338,151 +266,32 @@ fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the log is closed")
 }
 
-pub(crate) fn decode(found: &[u8], value: Box<[u8]>) -> io::Result<Entry> {
-    let entry = codec::decode_entry(Bytes::from(value))
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("log entry {}: {error}", Hex(found))))?;
-    if found != key(entry.log_id.index()) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("log entry {} says that it is {}", Hex(found), entry.log_id.index()),
-        ));
+/// Opens the log in `path`, which is in the data directory `data`.
+fn open_segments(path: &Path, data: &Path) -> Result<(Log, Writer), OpenError> {
+    let io = |action| move |source| OpenError::Io { action, path: path.to_owned(), source };
+    if !path.is_dir() {
+        std::fs::create_dir(path).map_err(io("make"))?;
+        std::fs::File::open(data).and_then(|data| data.sync_all()).map_err(io("make"))?;
     }
-    Ok(entry)
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl std::fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// Opens the database, once more if all that kept it from opening is a torn end
-/// that nobody was told is durable.
-fn open_database(path: &Path, data: &Path) -> Result<DB, OpenError> {
-    let refused = match try_open_database(path, data) {
-        Err(refused @ OpenError::Log { .. }) => refused,
-        other => return other,
-    };
-    let Ok(Some(torn)) = torn_tail::find(path) else { return Err(refused) };
-    tracing::warn!(
-        "the last write to {} before a crash is incomplete: {} bytes from {} on were never acknowledged and are cut off",
-        torn.file.display(),
-        torn.bytes,
-        torn.offset
-    );
-    torn.cut(&data.join("torn-log-tail")).map_err(|source| OpenError::Io {
-        action: "cut the torn end off",
-        path: torn.file.clone(),
-        source,
+    let scan = segments::scan(path).map_err(|error| match error {
+        ScanError::Io { path, source } => OpenError::Io { action: "read", path, source },
+        ScanError::Damaged { .. } => OpenError::Damaged { path: path.to_owned(), why: error.to_string() },
     })?;
-    try_open_database(path, data)
-}
-
-fn try_open_database(path: &Path, data: &Path) -> Result<DB, OpenError> {
-    let (mut options, columns) = database_options();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
-    DB::open_cf_descriptors(&options, path, columns).map_err(|source| {
-        // RocksDB has no error code of its own for a lock that is held.
-        if source.as_ref().contains("lock") && source.kind() == rocksdb::ErrorKind::IOError {
-            OpenError::InUse { path: data.to_owned() }
-        } else {
-            OpenError::Log { path: path.to_owned(), source }
-        }
-    })
-}
-
-/// Opens the database in `<data>/log` to look at it; nothing is written.
-pub(crate) fn open_read_only(path: &Path) -> Result<DB, rocksdb::Error> {
-    let (options, columns) = database_options();
-    DB::open_cf_descriptors_read_only(&options, path, columns, false)
-}
-
-/// What a power cut left at the end of the log in `<data>/log`, in words, if it
-/// left something that the next start cuts off.
-pub(crate) fn torn_end(path: &Path) -> Option<String> {
-    let torn = torn_tail::find(path).ok().flatten()?;
-    Some(format!("the last {} bytes of {}", torn.bytes, torn.file.display()))
-}
-
-fn database_options() -> (Options, [ColumnFamilyDescriptor; 3]) {
-    let mut options = Options::default();
-    options.set_wal_recovery_mode(if seeded::is(Bug::S19) {
-        DBRecoveryMode::PointInTime
-    } else {
-        DBRecoveryMode::TolerateCorruptedTailRecords
-    });
-    // Recycling would silently switch that mode's check off.
-    options.set_recycle_log_file_num(0);
-    options.set_track_and_verify_wals_in_manifest(true);
-    options.set_max_total_wal_size(1024 * 1024 * 1024);
-    options.set_keep_log_file_num(4);
-    options.set_max_background_jobs(2);
-
-    let mut log = Options::default();
-    log.set_write_buffer_size(MEMTABLE_BYTES);
-    log.set_max_write_buffer_number(3);
-    log.set_level_zero_file_num_compaction_trigger(FILES);
-    log.set_level_zero_slowdown_writes_trigger(2 * FILES);
-    log.set_level_zero_stop_writes_trigger(3 * FILES);
-    log.set_compression_type(DBCompressionType::Lz4);
-    let mut single = Options::default();
-    single.set_write_buffer_size(1024 * 1024);
-
-    let columns = [
-        ColumnFamilyDescriptor::new("default", single.clone()),
-        ColumnFamilyDescriptor::new(COLUMN_LOG, log),
-        ColumnFamilyDescriptor::new(COLUMN_META, single),
-    ];
-    (options, columns)
-}
-
-fn read_log(database: &DB, path: &Path) -> Result<Log, OpenError> {
-    let failed = |source| OpenError::Log { path: path.to_owned(), source };
-    let damaged = |why: String| OpenError::Damaged { path: path.to_owned(), why };
-    let column = database.cf_handle(COLUMN_META).expect("opened with this column family");
-    let get = |name: &[u8]| database.get_cf(&column, name).map_err(failed);
-
-    match get(meta::FORMAT)?.as_deref() {
-        None => database.put_cf(&column, meta::FORMAT, [FORMAT]).map_err(failed)?,
-        Some([FORMAT]) => {}
-        Some(other) => {
-            return Err(damaged(format!("the log has format {}, this release reads format {FORMAT}", Hex(other))));
-        }
+    if let Some(torn) = &scan.torn {
+        tracing::warn!(
+            "the last write to {} before a crash is incomplete: what is there from byte {} on was never acknowledged",
+            torn.file.display(),
+            torn.offset
+        );
     }
-    let log_id = |name: &[u8]| -> Result<Option<LogId>, OpenError> {
-        get(name)?.map(|bytes| codec::decode_log_id(&bytes).map_err(|error| damaged(error.to_string()))).transpose()
-    };
-    let vote = get(meta::VOTE)?
-        .map(|bytes| codec::decode_vote(&bytes).map_err(|error| damaged(error.to_string())))
-        .transpose()?;
-    let purged = log_id(meta::PURGED)?;
-    let committed = log_id(meta::COMMITTED)?;
-    let snapshot = get(meta::SNAPSHOT)?.map(Bytes::from);
-
-    let entries = database.cf_handle(COLUMN_LOG).expect("opened with this column family");
-    let end = |mode| -> Result<Option<LogId>, OpenError> {
-        let Some(item) = database.iterator_cf(&entries, mode).next() else { return Ok(None) };
-        let (found, value) = item.map_err(failed)?;
-        decode(&found, value).map(|entry| Some(entry.log_id)).map_err(|error| damaged(error.to_string()))
-    };
-    let (first, last) = (end(IteratorMode::Start)?, end(IteratorMode::End)?);
-    if let (Some(first), Some(purged)) = (&first, &purged)
-        && first.index() != purged.index() + 1
-    {
-        return Err(damaged(format!(
-            "entries up to {} were purged, but the first one that is left is {}",
-            purged.index(),
-            first.index()
-        )));
-    }
-    let last = last.or(purged);
+    let last = scan.last();
+    let Values { vote, purged, committed, snapshot, .. } = scan.values().clone();
     let committed = committed.filter(|committed| last.is_some_and(|last| can_hold(&last, committed)));
     let next = last.map_or(0, |last| last.index() + 1);
-    let first = first.map_or(next, |first| first.index());
-    Ok(Log { vote, purged, first, last, committed, snapshot, tail: Tail::new(next, TAIL_BYTES) })
+    let first = scan.first().unwrap_or(next);
+    let log = Log { vote, purged, first, last, committed, snapshot, tail: Tail::new(next, TAIL_BYTES) };
+    let writer = Writer::open(path, scan).map_err(io("open"))?;
+    Ok((log, writer))
 }
 
 pub(crate) fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
@@ -587,7 +396,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             done.io_completed(Ok(()));
             return Ok(());
         };
-        let encoded = entries.iter_mut().map(|entry| (entry.log_id.index(), codec::seal_entry(entry))).collect();
+        let encoded = entries.iter_mut().map(codec::seal_entry).collect();
         let generation = {
             let mut log = self.shared.log.lock();
             for entry in entries {
@@ -636,8 +445,6 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.send(Request::Purge { upto, empties }).await
     }
 }
-
-mod torn_tail;
 
 #[cfg(test)]
 mod tests;

@@ -107,7 +107,7 @@ pub fn verify(data: &Path, audience: &mut dyn Audience) -> Result<Verification, 
     let mut found = Verification::default();
     let owner = owner(data, &mut found);
     let witnessed = witnessed(data, owner, &mut found);
-    let log = log::verify(data, owner.is_some(), &mut found.problems, audience);
+    let log = log::verify(data, owner.is_some(), &mut found.notes, &mut found.problems, audience);
     found.log = log.bounds();
     found.purged_index = log.purged.map(|purged| purged.index());
     found.committed_index = log.committed.map(|committed| committed.index());

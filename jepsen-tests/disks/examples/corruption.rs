@@ -22,7 +22,7 @@ fn main() -> Result<()> {
             for damage in Damage::ALL {
                 for seed in 0..seeds {
                     let at_rest = specimen.try_damage(part, damage, seed)?;
-                    let tables = matches!(part, Part::StateTable | Part::LogTable);
+                    let tables = part == Part::StateTable;
                     let running = if tables { specimen.try_damage_running(part, damage, seed)? } else { None };
                     for case in at_rest.into_iter().chain(running) {
                         println!("{}", serde_json::to_string(&case)?);

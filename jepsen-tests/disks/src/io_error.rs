@@ -4,11 +4,11 @@
 //! calls. The functions build what goes before the node's command line, or
 //! attach.
 //!
-//! What a node calls (RocksDB and the files beside it): `write` for everything
-//! it writes, with `pwrite64` for the witness and single fields; `fdatasync`
-//! for the log, manifests and the witness; `fsync` for directories and small
-//! files; `sync_file_range` within large files; `fallocate` and `ftruncate`
-//! for what it reserves; `rename` for what is replaced.
+//! What a node calls: `pwrite64` for the log and the witness; `write` for the
+//! state's tables and small files; `fdatasync` for the log, manifests and the
+//! witness; `fsync` for directories and small files; `sync_file_range` within
+//! large files; `fallocate` and `ftruncate` for what RocksDB reserves; `rename`
+//! for what is replaced.
 //!
 //! - `strace` counts the calls of each *thread* on its own: `when=50` is the
 //!   50th call of whichever thread gets there. A node writes its log by one

@@ -69,8 +69,8 @@ pub enum Ending {
     KilledAfter(Duration),
 }
 
-/// A node's data, with tables and a write-ahead log in both of its databases'
-/// directories as far as they have them, to be damaged again and again.
+/// A node's data, with a log and with tables of the state, to be damaged again and
+/// again.
 pub struct Specimen {
     directory: PathBuf,
     options: Options,
@@ -87,7 +87,7 @@ impl Specimen {
         let mut options = Options::new(binary, directory)?;
         options.data = directory.join("specimen");
         let mut ledger = Ledger::default();
-        // Twice, because opening a log moves what it holds into a table.
+        // Twice, so that what is damaged was read back and gone on with before.
         for round in 0..2 {
             let mut node = Node::start(&options)?;
             let started = node.wait_ready(PATIENCE)?;

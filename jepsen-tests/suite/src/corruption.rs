@@ -43,7 +43,7 @@ pub(crate) async fn run(job: Job, rounds: usize, settings: Settings) -> Result<R
         }
         let (leader, others) = harness.roles().await?;
         let node = if rng.random_ratio(1, 3) { leader } else { *others.choose(&mut rng).unwrap_or(&leader) };
-        let part = *Part::ALL.choose(&mut rng).unwrap_or(&Part::LogWal);
+        let part = *Part::ALL.choose(&mut rng).unwrap_or(&Part::Log);
         let damage = *Damage::ALL.choose(&mut rng).unwrap_or(&Damage::FlipBit);
         let start = harness.recorder.now();
         // A log that ends early is what every crash may leave, unless the node
@@ -129,7 +129,7 @@ impl Damaged {
         // A node that has promised nothing may have its old disk back; any other
         // is an outdated copy with it, and would rightly be refused.
         let silent = identity(&data) == before;
-        let table = matches!(corruption.part, Part::StateTable | Part::LogTable);
+        let table = corruption.part == Part::StateTable;
         let mended = blocking(move || {
             if ended && silent {
                 std::fs::remove_dir_all(&data)?;
@@ -203,7 +203,7 @@ pub(crate) async fn rotten_majority(job: Job, rounds: usize, settings: Settings)
         harness.testbed.kill(leader).await?;
         harness.testbed.kill(rotten).await?;
         let seed = harness.job.seed.wrapping_mul(1_013).wrapping_add(round);
-        let damaged = Damaged::new(&harness.testbed, rotten, Part::LogWal, Damage::FlipBit, seed).await?;
+        let damaged = Damaged::new(&harness.testbed, rotten, Part::Log, Damage::FlipBit, seed).await?;
         harness.testbed.start_node(behind).await?;
         harness.testbed.start_node(rotten).await?;
         for node in [rotten, behind] {
@@ -217,7 +217,7 @@ pub(crate) async fn rotten_majority(job: Job, rounds: usize, settings: Settings)
             (true, false) => "was not ready",
         };
         let detail = damaged.as_ref().map(|damaged| damaged.corruption.to_string()).unwrap_or_default();
-        harness.noted("F9", "flip-bit-log-wal-then-elect", &[rotten, behind], start, format!("{made}; {detail}"));
+        harness.noted("F9", "flip-bit-log-then-elect", &[rotten, behind], start, format!("{made}; {detail}"));
         harness.testbed.start_node(leader).await?;
         if let Some(damaged) = damaged
             && let Err(error) = damaged.mend(&harness.testbed).await

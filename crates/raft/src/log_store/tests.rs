@@ -303,25 +303,6 @@ async fn a_forgotten_vote_is_noticed() {
     assert!(matches!(try_open(dir.path()), Err(OpenError::LogBehindWitness { .. })));
 }
 
-#[tokio::test]
-async fn a_damaged_entry_is_an_error_that_names_it() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut store = open(dir.path());
-    append(&mut store, (0..3).map(|index| entry(1, index))).await;
-    store.close().await;
-    {
-        let database = open_database(&dir.path().join("log"), dir.path()).expect("opens");
-        let log = database.cf_handle(COLUMN_LOG).expect("there");
-        let mut bytes = database.get_cf(&log, key(1)).expect("readable").expect("there");
-        *bytes.last_mut().expect("not empty") ^= 1;
-        database.put_cf(&log, key(1), bytes).expect("written");
-    }
-    let mut store = open(dir.path());
-    let error = store.try_get_log_entries(0..3).await.expect_err("damaged");
-    assert_eq!(error.to_string(), "log entry 0000000000000001: the checksum does not match");
-    store.close().await;
-}
-
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("created");
     for item in std::fs::read_dir(from).expect("readable") {

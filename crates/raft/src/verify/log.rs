@@ -5,11 +5,13 @@ use std::path::Path;
 use annals_core::Batch;
 use annals_store::verify::{Audience, Problems};
 use openraft::EntryPayload;
-use rocksdb::{DB, IteratorMode};
 
 use crate::codec;
-use crate::log_store::{self, COLUMN_LOG, COLUMN_META, meta};
-use crate::types::{LogId, Vote};
+use crate::segments::{self, Scan, Segments};
+use crate::types::{Entry, LogId, Vote};
+
+/// Bytes of entries that are looked at together.
+const READ_BYTES: usize = 4 * 1024 * 1024;
 
 /// What was found in a log.
 #[derive(Debug, Default)]
@@ -50,6 +52,7 @@ impl LogFound {
 pub(super) fn verify(
     data: &Path,
     has_identity: bool,
+    notes: &mut Vec<String>,
     problems: &mut Problems,
     audience: &mut dyn Audience,
 ) -> LogFound {
@@ -60,106 +63,72 @@ pub(super) fn verify(
         }
         return LogFound::default();
     }
-    let database = match log_store::open_read_only(&path) {
-        Ok(database) => database,
+    let scan = match segments::scan(&path) {
+        Ok(scan) => scan,
         Err(error) => {
-            match log_store::torn_end(&path) {
-                Some(end) => problems.add(format!(
-                    "the log was not looked at: {end} are torn, as a power cut leaves them; the next start cuts them off"
-                )),
-                None => problems.add_error(format!("cannot open the log in {}", path.display()), &error),
-            }
+            problems.add_error(format!("cannot read the log in {}", path.display()), &error);
             return LogFound::default();
         }
     };
     let mut found = LogFound { complete: true, ..LogFound::default() };
-    values(&database, &mut found, problems);
-    entries(&database, &mut found, problems, audience);
+    if let Some(torn) = &scan.torn {
+        notes.push(format!(
+            "the log's last write, in {} from byte {} on, is incomplete as a power cut leaves it; it was never acknowledged",
+            torn.file.display(),
+            torn.offset
+        ));
+    }
+    values(&scan, &mut found, problems);
+    entries(&path, scan, &mut found, problems, audience);
     found
 }
 
-fn values(database: &DB, found: &mut LogFound, problems: &mut Problems) {
-    let column = database.cf_handle(COLUMN_META).expect("opened with this column family");
-    let mut get = |name: &[u8]| match database.get_cf(&column, name) {
-        Ok(value) => value,
+fn values(scan: &Scan, found: &mut LogFound, problems: &mut Problems) {
+    let values = scan.values();
+    found.vote = values.vote;
+    found.purged = values.purged;
+    found.committed = values.committed;
+    found.last = found.purged;
+    match values.snapshot.as_deref().map(codec::decode_snapshot).transpose() {
+        Ok(snapshot) => found.snapshot = snapshot.and_then(|(meta, ..)| meta.last_log_id),
         Err(error) => {
             found.complete = false;
-            problems.add_error(format!("cannot read the log's {}", String::from_utf8_lossy(name)), &error);
-            None
+            problems.add_error("the log's snapshot cannot be read", &error);
         }
-    };
-    let (format, vote, purged, committed, snapshot) =
-        (get(meta::FORMAT), get(meta::VOTE), get(meta::PURGED), get(meta::COMMITTED), get(meta::SNAPSHOT));
-    if let Some(other) = format.filter(|format| *format != [log_store::FORMAT]) {
-        problems.add(format!("the log has format {other:?}, this release reads format {}", log_store::FORMAT));
     }
-    let mut read = |name: &str, complaint: Option<codec::CodecError>| {
-        if let Some(error) = complaint {
-            found.complete = false;
-            problems.add_error(format!("the log's {name} cannot be read"), &error);
-        }
-    };
-    let vote = vote.map(|bytes| codec::decode_vote(&bytes)).transpose();
-    let purged = purged.map(|bytes| codec::decode_log_id(&bytes)).transpose();
-    let committed = committed.map(|bytes| codec::decode_log_id(&bytes)).transpose();
-    let snapshot = snapshot.map(|bytes| codec::decode_snapshot(&bytes)).transpose();
-    read("vote", vote.as_ref().err().cloned());
-    read("purged entry", purged.as_ref().err().cloned());
-    read("committed entry", committed.as_ref().err().cloned());
-    read("snapshot", snapshot.as_ref().err().cloned());
-    found.vote = vote.ok().flatten();
-    found.purged = purged.ok().flatten();
-    found.last = found.purged;
-    found.snapshot = snapshot.ok().flatten().and_then(|(meta, ..)| meta.last_log_id);
-    found.committed = committed.ok().flatten();
 }
 
-fn entries(database: &DB, found: &mut LogFound, problems: &mut Problems, audience: &mut dyn Audience) {
-    let column = database.cf_handle(COLUMN_LOG).expect("opened with this column family");
-    let newest = database.iterator_cf(&column, IteratorMode::End).next().and_then(Result::ok);
-    let end = newest.and_then(|(key, _)| Some(u64::from_be_bytes((*key).try_into().ok()?)));
-    for item in database.iterator_cf(&column, IteratorMode::Start) {
-        let (key, value) = match item {
-            Ok(item) => item,
-            Err(error) => {
-                found.complete = false;
-                let after = found.last.map_or("its beginning".to_owned(), |last| format!("entry {}", last.index()));
-                problems.add_error(format!("cannot read the log after {after}"), &error);
-                return;
-            }
+/// The scan has seen that entries are in the files without a gap; here each is read.
+fn entries(path: &Path, scan: Scan, found: &mut LogFound, problems: &mut Problems, audience: &mut dyn Audience) {
+    let (Some(first), Some(last)) = (scan.first(), scan.last()) else { return };
+    let segments = match Segments::look(scan) {
+        Ok(segments) => segments,
+        Err(error) => {
+            found.complete = false;
+            problems.add_error(format!("cannot read the log in {}", path.display()), &error);
+            return;
+        }
+    };
+    let mut next = first;
+    while next <= last.index() {
+        let read = match segments.read(next, last.index() + 1, READ_BYTES) {
+            // One by one, so that only what cannot be read is left out.
+            Err(_) => segments.read(next, next + 1, READ_BYTES),
+            read => read,
         };
-        let entry = match log_store::decode(&key, value) {
-            Ok(entry) => entry,
+        match read {
+            Ok(entries) if !entries.is_empty() => {
+                next += entries.len() as u64;
+                entries.into_iter().for_each(|entry| look_at(entry, found, problems));
+            }
+            Ok(_) => unreachable!("the scan found the entry"),
             Err(error) => {
                 found.complete = false;
                 problems.add(error);
-                continue;
+                next += 1;
             }
-        };
-        let log_id = entry.log_id;
-        let index = log_id.index();
-        let expected = found.last.map_or(0, |last| last.index() + 1);
-        // After an entry that could not be decoded its place is missing too,
-        // which was told.
-        if expected != index && found.complete {
-            found.complete = false;
-            problems.add(format!("the log has entry {index} where {expected} belongs"));
         }
-        if found.last.is_some_and(|last| last >= log_id) {
-            problems.add(format!("log entry {index} is of an earlier term than the entry before it"));
-        }
-        if let EntryPayload::Normal(proposal) = entry.payload
-            && let Err(error) = Batch::decode(proposal.batch)
-        {
-            problems.add_error(format!("log entry {index} is no batch of commands"), &error);
-        }
-        let leader = *log_id.committed_leader_id();
-        if found.leaders.last().is_none_or(|begin| *begin.committed_leader_id() != leader) {
-            found.leaders.push(log_id);
-        }
-        found.first.get_or_insert(index);
-        found.last = Some(log_id);
-        audience.progress("log entries", index, end.unwrap_or(index));
+        audience.progress("log entries", next - 1, last.index());
     }
     if let (Some(vote), Some(last)) = (&found.vote, &found.last) {
         let (voted, written) = (codec::VoteForm::from(vote).term, last.committed_leader_id().term);
@@ -167,4 +136,23 @@ fn entries(database: &DB, found: &mut LogFound, problems: &mut Problems, audienc
             problems.add(format!("the node voted in term {voted}, but its log has entries of term {written}"));
         }
     }
+}
+
+fn look_at(entry: Entry, found: &mut LogFound, problems: &mut Problems) {
+    let log_id = entry.log_id;
+    let index = log_id.index();
+    if found.last.is_some_and(|last| last >= log_id) {
+        problems.add(format!("log entry {index} is of an earlier term than the entry before it"));
+    }
+    if let EntryPayload::Normal(proposal) = entry.payload
+        && let Err(error) = Batch::decode(proposal.batch)
+    {
+        problems.add_error(format!("log entry {index} is no batch of commands"), &error);
+    }
+    let leader = *log_id.committed_leader_id();
+    if found.leaders.last().is_none_or(|begin| *begin.committed_leader_id() != leader) {
+        found.leaders.push(log_id);
+    }
+    found.first.get_or_insert(index);
+    found.last = Some(log_id);
 }

@@ -111,7 +111,7 @@ impl Disks {
             0 => ("F8", "error=EIO".into(), self.fail(node).await),
             1 => ("F10", "sync-200ms".into(), self.slow_down(node).await),
             _ => {
-                let part = *Part::ALL.choose(&mut self.random).unwrap_or(&Part::LogWal);
+                let part = *Part::ALL.choose(&mut self.random).unwrap_or(&Part::Log);
                 let damage = *Damage::ALL.choose(&mut self.random).unwrap_or(&Damage::FlipBit);
                 match self.rot(node, part, damage).await {
                     Ok((name, detail)) => ("F9", name, Ok(detail)),
