@@ -47,7 +47,7 @@ use crate::observer::Observer;
 use crate::peer_memory::{PeerMemory, Unacceptable};
 use crate::snapshot::{SnapshotData, Transfers};
 use crate::state_machine::Snapshot;
-use crate::types::{NodeInfo, TypeConfig, Vote};
+use crate::types::{LogId, NodeInfo, TypeConfig, Vote};
 
 /// The largest message between nodes: the largest append, as one entry, with
 /// some room. Peers are trusted with it, clients never reach these services.
@@ -472,6 +472,7 @@ where
     // fails before it asks for a request would begin again at once, thousands
     // of times in a second.
     let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+    let asked = VecDeque::from([Asked::from(&first)]);
     let (header, entries) = codec::encode_append(&first);
     let (requests, outgoing) = mpsc::channel(PIPELINE);
     let answers = open(ReceiverStream::new(outgoing)).await?;
@@ -482,6 +483,7 @@ where
         next: Some(pb::AppendRequest { header, entries }),
         answers,
         leadership: first.vote,
+        asked,
         unanswered: VecDeque::new(),
         waiting_since: tokio::time::Instant::now(),
     };
@@ -495,7 +497,29 @@ where
     Ok(answers.boxed())
 }
 
+/// What a request is about.
+struct Asked {
+    previous: Option<LogId>,
+    last: Option<LogId>,
+}
+
+impl From<&AppendEntriesRequest<TypeConfig>> for Asked {
+    fn from(request: &AppendEntriesRequest<TypeConfig>) -> Self {
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        Asked { previous: request.prev_log_id, last }
+    }
+}
+
 /// One stream of appends to one peer.
+///
+/// The consensus library takes an answer for one to every request that it covers,
+/// also to those that were made after the answer was on its way: a request without
+/// entries right behind one with some. To such a request the answer says nothing,
+/// but the library would believe that the peer followed it when the request was
+/// made, and let a leader that was replaced meanwhile read what is no longer true
+/// (its time of the last confirmation is that of the request). So an answer is held
+/// back, and left out, where a later request is under way that it would seem to
+/// answer too: what the peer says to that one covers both.
 ///
 /// The input is polled from here rather than from a task of its own, so that
 /// it is gone as soon as the session is: the next session waits for a lock
@@ -507,8 +531,9 @@ struct Session<'s, C, S, A> {
     next: Option<pb::AppendRequest>,
     answers: A,
     leadership: Vote,
-    /// For each request without an answer, what had been acknowledged when it
-    /// was sent.
+    /// The requests that the library made and that have no answer.
+    asked: VecDeque<Asked>,
+    /// For each of these that was sent, what had been acknowledged then.
     unanswered: VecDeque<Option<u64>>,
     waiting_since: tokio::time::Instant,
 }
@@ -525,7 +550,10 @@ where
             tokio::select! {
                 // Answers first: they commit what clients wait for.
                 biased;
-                answer = self.answers.next() => return self.answered(answer),
+                answer = self.answers.next() => match self.answered(answer) {
+                    Some(Ok(Ok(matched))) if self.seems_to_answer_more(matched.as_ref()) => {}
+                    answer => return answer,
+                },
                 permit = reserve(self.requests.clone()), if self.next.is_some() => {
                     match (permit, self.next.take()) {
                         (Some(permit), Some(request)) => {
@@ -544,6 +572,7 @@ where
                 request = next_of(&mut self.input), if self.next.is_none() && self.input.is_some() => {
                     match request {
                         Some(request) => {
+                            self.asked.push_back(Asked::from(&request));
                             let (header, entries) = codec::encode_append(&request);
                             self.next = Some(pb::AppendRequest { header, entries });
                         }
@@ -566,6 +595,7 @@ where
             Some(Ok(answer)) => {
                 self.calls.answered(self.waiting_since.elapsed());
                 let acknowledged = self.unanswered.pop_front().flatten();
+                self.asked.pop_front();
                 self.waiting_since = tokio::time::Instant::now();
                 Some(match codec::decode_append_answer(&answer.body) {
                     Ok(answer) => self.weighed(answer, acknowledged),
@@ -580,6 +610,11 @@ where
 }
 
 impl<C: Calls, S, A> Session<'_, C, S, A> {
+    /// Whether the library would take this answer for one to a later request too.
+    fn seems_to_answer_more(&self, matched: Option<&LogId>) -> bool {
+        self.asked.front().is_some_and(|next| next.last.as_ref() <= matched || next.previous.as_ref() < matched)
+    }
+
     /// The answer, unless it takes back what was acknowledged before its
     /// request was sent.
     fn weighed(
@@ -616,7 +651,7 @@ async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::LogId;
+    use crate::types::Entry;
 
     const FOLLOWER: u64 = 2;
 
@@ -704,6 +739,63 @@ mod tests {
         let conflict = answered(&follower, Err(StreamAppendError::Conflict(entry(5))), || {}).await;
         assert!(conflict.is_err(), "{conflict:?}");
         assert_eq!(*follower.lost.lock(), Some((5, 7)));
+    }
+
+    fn with_entries(from: u64, to: u64) -> AppendEntriesRequest<TypeConfig> {
+        let entry = |index| Entry { log_id: entry(index), payload: openraft::EntryPayload::Blank };
+        AppendEntriesRequest { entries: (from..=to).map(entry).collect(), ..after(from - 1) }
+    }
+
+    /// What reaches the library when the peer answers these requests in order, all
+    /// of which were made before the first answer was taken.
+    async fn told(requests: Vec<AppendEntriesRequest<TypeConfig>>, given: &[u64]) -> Vec<u64> {
+        let follower = Follower::default();
+        let (answers, coming) = mpsc::channel(8);
+        let (sent, mut arrived) = mpsc::channel(8);
+        let count = requests.len();
+        let input = stream::iter(requests).chain(stream::pending());
+        let mut session = append_stream(&follower, input, async move |mut requests: ReceiverStream<_>| {
+            tokio::spawn(async move {
+                while let Some(request) = requests.next().await {
+                    sent.send(request).await.expect("somebody waits for it");
+                }
+            });
+            Ok(ReceiverStream::new(coming))
+        })
+        .await
+        .expect("opened");
+        let mut next = session.next();
+        for _ in 0..count {
+            tokio::select! {
+                biased;
+                _ = &mut next => panic!("there is no answer yet"),
+                request = arrived.recv() => assert!(request.is_some()),
+            }
+        }
+        for index in given {
+            answers.send(answer(&Ok(Some(entry(*index))))).await.expect("somebody waits for it");
+        }
+        drop(answers);
+        let mut told = Vec::new();
+        while let Some(Ok(Ok(Some(matched)))) = next.await {
+            told.push(matched.index());
+            next = session.next();
+        }
+        told
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_never_taken_for_one_to_a_request_without_entries_behind_it() {
+        let requests = vec![with_entries(6, 7), after(7), after(7), with_entries(8, 9)];
+        assert_eq!(told(requests, &[7]).await, [0; 0], "two requests are open that end where it matched");
+        let requests = vec![with_entries(6, 7), after(7), after(7), with_entries(8, 9)];
+        assert_eq!(told(requests, &[7, 7, 7, 9]).await, [7, 9]);
+    }
+
+    #[tokio::test]
+    async fn every_answer_to_requests_with_entries_is_told() {
+        let requests = vec![with_entries(6, 7), with_entries(8, 8), with_entries(9, 12)];
+        assert_eq!(told(requests, &[7, 8, 12]).await, [7, 8, 12]);
     }
 
     #[tokio::test]
