@@ -16,6 +16,7 @@ pub mod decide;
 pub mod event;
 pub mod expected;
 pub mod filter;
+pub mod group;
 pub mod head;
 pub mod limits;
 pub mod metadata;
