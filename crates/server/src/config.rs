@@ -166,7 +166,7 @@ options! {
     memtable_bytes: u64 = 64 * MIB,
 
     /// Bytes of the cache of the state's files.
-    block_cache_bytes: u64 = 128 * MIB,
+    block_cache_bytes: u64 = 64 * MIB,
 
     /// Bytes of newest events kept in memory, from which live subscriptions
     /// are served. Who falls behind it reads from the disk.

@@ -20,6 +20,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         const MIB: usize = 1024 * 1024;
-        Options { memtable_bytes: 64 * MIB, block_cache_bytes: 128 * MIB, ring_bytes: 32 * MIB }
+        Options { memtable_bytes: 64 * MIB, block_cache_bytes: 64 * MIB, ring_bytes: 32 * MIB }
     }
 }
