@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{all, bench, cluster, config, metrics, stream, verify, version};
+use crate::commands::{all, bench, cluster, config, metrics, psub, stream, verify, version};
 use crate::failure::Failure;
 use crate::output::Format;
 
@@ -72,6 +72,8 @@ enum Command {
     Stream(stream::Arguments),
     /// Work with the whole log.
     All(all::Arguments),
+    /// Work with consumer groups (persistent subscriptions).
+    Psub(psub::Arguments),
     /// Operate a cluster.
     Cluster(cluster::Arguments),
     /// Put load on a server or a cluster, and measure it.
@@ -126,6 +128,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Dev(arguments) => dev::run(arguments).await,
         Command::Stream(arguments) => stream::run(arguments).await,
         Command::All(arguments) => all::run(arguments).await,
+        Command::Psub(arguments) => psub::run(arguments).await,
         Command::Cluster(arguments) => cluster::run(arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::Verify(arguments) => verify::run(&arguments),

@@ -12,6 +12,7 @@ mod cluster;
 pub mod connection_string;
 pub mod error;
 pub mod event;
+mod groups;
 mod read;
 mod subscribe;
 
@@ -20,5 +21,6 @@ pub use cluster::Cluster;
 pub use connection_string::{Credentials, Host, InvalidConnectionString, NodePreference, Settings};
 pub use error::{Error, Kind};
 pub use event::{Expected, NewEvent, Recorded, Resolved};
+pub use groups::{Group, Groups, NewGroup};
 pub use read::{Cursor, Direction, Filter, Item, ReadOptions, Reading, Source};
 pub use subscribe::Subscription;

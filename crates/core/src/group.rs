@@ -192,6 +192,11 @@ impl Group {
         Some((consumer.slots.saturating_sub(consumer.in_flight.len()), consumer.in_flight.len()))
     }
 
+    /// Whether a message is anywhere in it.
+    pub fn holds(&self, place: Place) -> bool {
+        self.waiting.contains_key(&place) || self.in_flight.contains_key(&place) || self.parking.contains_key(&place)
+    }
+
     /// How many more messages it takes.
     pub fn room(&self) -> usize {
         self.settings.history_buffer.saturating_sub(self.waiting.len() + self.parking.len())
@@ -372,7 +377,7 @@ impl Group {
             self.settings.checkpoint_after.is_some_and(|after| now.saturating_sub(self.checkpointed_at) >= after)
                 && finished >= self.settings.min_checkpoint.max(1);
         if by_count || by_time {
-            self.safe_point().filter(|at| self.checkpointed.is_none_or(|last| last < *at))
+            self.finished_to().filter(|at| self.checkpointed.is_none_or(|last| last < *at))
         } else {
             None
         }
@@ -380,7 +385,7 @@ impl Group {
 
     /// The checkpoint, due or not, where it is another than the last.
     pub fn last_checkpoint(&self) -> Option<u64> {
-        self.safe_point().filter(|at| self.checkpointed.is_none_or(|last| last < *at))
+        self.finished_to().filter(|at| self.checkpointed.is_none_or(|last| last < *at))
     }
 
     /// A checkpoint is durable.
@@ -395,10 +400,15 @@ impl Group {
         self.checkpointed
     }
 
-    /// Below this, inclusive, everything of the source is done.
-    fn safe_point(&self) -> Option<u64> {
+    /// The first event of the source that it has and that is not done.
+    pub fn first_unfinished(&self) -> Option<u64> {
         let lowest = [first_of_source(&self.waiting), first_of_source(&self.in_flight), first_of_source(&self.parking)];
-        match lowest.into_iter().flatten().min() {
+        lowest.into_iter().flatten().min()
+    }
+
+    /// Up to here, inclusive, everything of the source is done.
+    pub fn finished_to(&self) -> Option<u64> {
+        match self.first_unfinished() {
             Some(lowest) => lowest.checked_sub(1),
             None => self.read_to,
         }

@@ -209,6 +209,7 @@ impl Segments {
                 places.push(*place);
             }
             let Some(first) = places.first() else { return Ok(Vec::new()) };
+            // Within the lock of the index: a file goes only after its places have.
             let file = self.files.lock().get(&first.segment).map(|(_, file)| file.clone());
             (places, file)
         };

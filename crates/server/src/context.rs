@@ -6,6 +6,7 @@ use annals_raft::Node;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::groups::Groups;
 use crate::health::Health;
 use crate::metrics::Metrics;
 
@@ -19,6 +20,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Whether this node may be sent work.
     pub health: Health,
+    /// The consumer groups that it serves.
+    pub(crate) groups: Groups,
     /// Cancelled when the process is about to stop: whoever streams ends with
     /// UNAVAILABLE, so that clients go to another node.
     pub stopping: CancellationToken,

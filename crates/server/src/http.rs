@@ -279,7 +279,7 @@ fn accepts_json(headers: &HeaderMap) -> bool {
 async fn metrics(State(context): Shared) -> Response {
     let rendered = tokio::task::spawn_blocking(move || {
         let ready = context.health.is_ready(&context.node.status());
-        context.metrics.refresh(&context.node, &context.config.data, ready);
+        context.metrics.refresh(&context.node, &context.groups.stalls(), &context.config.data, ready);
         context.metrics.render()
     })
     .await;

@@ -9,6 +9,7 @@ mod calls;
 pub mod config;
 mod consistency;
 pub mod context;
+mod groups;
 mod grpc;
 pub mod health;
 mod http;

@@ -21,6 +21,7 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::groups::{GroupName, Stalls};
 use crate::version;
 
 /// From 100 µs to about 13 s, each bucket twice the one before: an fsync on a
@@ -75,12 +76,24 @@ struct Inner {
     subscriptions: IntCounterVec,
     subscription_slow: IntCounter,
 
+    groups: Groups,
     raft: Raft,
     disk: Disk,
 
     grpc_handled: IntCounterVec,
     grpc_seconds: HistogramVec,
     grpc_inflight: IntGaugeVec,
+}
+
+/// Consumer groups, of the node that serves them.
+struct Groups {
+    lag_events: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    waiting: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    parked: IntGaugeVec,
+    oldest_parked_seconds: GaugeVec,
+    consumers: IntGaugeVec,
 }
 
 struct Raft {
@@ -287,6 +300,7 @@ impl Metrics {
             "Times a live subscription fell more than a page behind and was caught up from the log.",
         );
 
+        let groups = Groups::declare(&mut d);
         let raft = Raft::declare(&mut d);
         let disk = Disk::declare(&mut d);
 
@@ -322,6 +336,7 @@ impl Metrics {
             subscriptions_active,
             subscriptions,
             subscription_slow,
+            groups,
             raft,
             disk,
             grpc_handled,
@@ -356,7 +371,7 @@ impl Metrics {
 
     /// Reads what mirrors the node's state. Reads files of the store: to be
     /// called where blocking is allowed.
-    pub fn refresh(&self, node: &Node, data: &Path, ready: bool) {
+    pub(crate) fn refresh(&self, node: &Node, groups: &[(GroupName, Stalls)], data: &Path, ready: bool) {
         let inner = &self.0;
         let status = node.status();
         inner.ready.set(i64::from(ready));
@@ -367,6 +382,7 @@ impl Metrics {
             .node_info
             .with_label_values(&[&status.node.to_string(), status.role.as_str(), status.phase.as_str(), address])
             .set(1);
+        inner.groups.refresh(groups);
         inner.raft.refresh(&status);
         inner.raft.position.set(gauge(node.store().tail().get()));
         inner.disk.refresh(data, &node.store().statistics());
@@ -483,6 +499,52 @@ impl Declarator {
 
     #[cfg(not(target_os = "linux"))]
     fn process(&mut self) {}
+}
+
+impl Groups {
+    fn declare(d: &mut Declarator) -> Self {
+        const LABELS: [&str; 2] = ["source", "group"];
+        d.group = "consumer group";
+        Groups {
+            lag_events: d.gauges(
+                "annals_group_lag_events",
+                &LABELS,
+                "Revisions or positions of the source behind the last event below which all are finished. \
+                 Told by the node that leads, as all of a group.",
+            ),
+            lag_seconds: d.real_gauges(
+                "annals_group_lag_seconds",
+                &LABELS,
+                "Age of the first event that is loaded and not finished; 0 without one.",
+            ),
+            waiting: d.gauges("annals_group_waiting", &LABELS, "Messages that wait for a consumer."),
+            in_flight: d.gauges("annals_group_in_flight", &LABELS, "Messages that a consumer has not answered."),
+            parked: d.gauges("annals_group_parked", &LABELS, "Messages that were given up and not dropped since."),
+            oldest_parked_seconds: d.real_gauges(
+                "annals_group_oldest_parked_seconds",
+                &LABELS,
+                "Age of the oldest parked message; 0 without one.",
+            ),
+            consumers: d.gauges("annals_group_consumers", &LABELS, "Consumers that are connected."),
+        }
+    }
+
+    fn refresh(&self, groups: &[(GroupName, Stalls)]) {
+        let counts = [&self.lag_events, &self.waiting, &self.in_flight, &self.parked, &self.consumers];
+        counts.into_iter().for_each(|gauges| gauges.reset());
+        self.lag_seconds.reset();
+        self.oldest_parked_seconds.reset();
+        for (name, stalls) in groups {
+            let labels = [name.source.as_str(), name.group.as_str()];
+            self.lag_events.with_label_values(&labels).set(gauge(stalls.lag_events));
+            self.lag_seconds.with_label_values(&labels).set(stalls.lag.as_secs_f64());
+            self.waiting.with_label_values(&labels).set(gauge(stalls.waiting as u64));
+            self.in_flight.with_label_values(&labels).set(gauge(stalls.in_flight as u64));
+            self.parked.with_label_values(&labels).set(gauge(stalls.parked));
+            self.oldest_parked_seconds.with_label_values(&labels).set(stalls.oldest_parked.as_secs_f64());
+            self.consumers.with_label_values(&labels).set(gauge(stalls.consumers as u64));
+        }
+    }
 }
 
 impl Raft {

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Invalid};
 use crate::context::Context;
+use crate::groups::{self, Groups};
 use crate::health::{self, Health};
 use crate::metrics::Metrics;
 use crate::{http, listener};
@@ -77,6 +78,7 @@ pub struct Server {
     address: SocketAddr,
     listening: JoinHandle<()>,
     ticking: JoinHandle<()>,
+    grouping: JoinHandle<()>,
     stop_listening: CancellationToken,
     cut: CancellationToken,
 }
@@ -123,6 +125,7 @@ impl Server {
             metrics: metrics.clone(),
             health: Health::new(Duration::from_millis(config.election_max_ms) * LEADERLESS_ELECTIONS),
             stopping: CancellationToken::new(),
+            groups: Groups::default(),
             config: config.clone(),
         });
         context.health.tick(&context.node.status());
@@ -139,6 +142,7 @@ impl Server {
         Ok(Server {
             listening: tokio::spawn(server.serve(listener)),
             ticking: tokio::spawn(tick(context.clone())),
+            grouping: tokio::spawn(groups::run(context.clone())),
             context,
             address,
             stop_listening,
@@ -169,6 +173,8 @@ impl Server {
         tracing::info!("stopping");
         self.context.health.drain();
         self.context.stopping.cancel();
+        // Their last checkpoints need a node that still appends.
+        let _ = tokio::time::timeout_at(deadline, self.grouping).await;
         // The listener still answers: handing leadership over needs peers.
         if tokio::time::timeout_at(deadline, self.context.node.shutdown()).await.is_err() {
             tracing::warn!(?timeout, "the node did not stop in time; it will recover at the next start");

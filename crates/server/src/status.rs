@@ -30,6 +30,8 @@ use prost_types::{Any, Duration};
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
+use crate::groups::GroupName;
+
 /// Why a call did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -134,6 +136,21 @@ pub(crate) enum Failure {
     SessionEmpty,
     /// A name that begins as an index and is none.
     IndexNotFound(String),
+    /// A consumer group cannot be what is asked for.
+    GroupFailed {
+        /// Which.
+        name: GroupName,
+        /// Why not.
+        why: String,
+    },
+    /// There is no such consumer group.
+    GroupNotFound(GroupName),
+    /// There is such a consumer group already.
+    GroupExists(GroupName),
+    /// A consumer group has as many consumers as it may have.
+    MaximumSubscribers(GroupName),
+    /// A consumer is sent away because its group was changed.
+    GroupDropped(GroupName),
     /// This node could not do its work. The cause is in its log.
     Broken,
     /// Decided by what is in the log up to this position.
@@ -229,7 +246,10 @@ impl Failure {
             Failure::Conflict(_) | Failure::Inconsistent(_) => "wrong_expected_version",
             Failure::StreamDeleted { .. } => "stream_deleted",
             Failure::SessionTwice(_) => "invalid",
-            Failure::IndexNotFound(_) => "not_found",
+            Failure::IndexNotFound(_) | Failure::GroupNotFound(_) => "not_found",
+            Failure::GroupFailed { .. } | Failure::GroupExists(_) => "invalid",
+            Failure::MaximumSubscribers(_) => "overloaded",
+            Failure::GroupDropped(_) => "dropped",
             Failure::Broken => "broken",
             Failure::Decided { failure, .. } => failure.label(),
         }
@@ -279,6 +299,25 @@ impl Failure {
             Failure::SessionTwice(stream) => format!("Stream '{stream}' is already part of this append session."),
             Failure::SessionEmpty => "The append session has no requests.".to_owned(),
             Failure::IndexNotFound(name) => format!("Index '{name}' is not found."),
+            Failure::GroupFailed { name, why } => {
+                format!("Subscription group {} on stream {} failed: '{why}'", name.group, name.source)
+            }
+            Failure::GroupNotFound(name) => {
+                format!("Subscription group {} on stream {} does not exist.", name.group, name.source)
+            }
+            Failure::GroupExists(name) => {
+                format!("Subscription group {} on stream {} exists.", name.group, name.source)
+            }
+            // Python compares how this text begins.
+            Failure::MaximumSubscribers(name) => {
+                format!(
+                    "Maximum subscriptions reached for subscription group {} on stream {}.",
+                    name.group, name.source
+                )
+            }
+            Failure::GroupDropped(name) => {
+                format!("Subscription group {} on stream {} was dropped.", name.group, name.source)
+            }
             // Python compares this text.
             Failure::Broken => "Exception was thrown by handler.".to_owned(),
             Failure::Decided { failure, .. } => failure.message(),
@@ -346,6 +385,27 @@ impl Failure {
                 put("index-name", name);
                 Code::NotFound
             }
+            Failure::GroupFailed { name, why } => {
+                put_group(&mut trailers, "persistent-subscription-failed", name);
+                trailers.insert("reason", trailer(why));
+                Code::Internal
+            }
+            Failure::GroupNotFound(name) => {
+                put_group(&mut trailers, "persistent-subscription-does-not-exist", name);
+                Code::NotFound
+            }
+            Failure::GroupExists(name) => {
+                put_group(&mut trailers, "persistent-subscription-exists", name);
+                Code::AlreadyExists
+            }
+            Failure::MaximumSubscribers(name) => {
+                put_group(&mut trailers, "maximum-subscribers-reached", name);
+                Code::FailedPrecondition
+            }
+            Failure::GroupDropped(name) => {
+                put_group(&mut trailers, "persistent-subscription-dropped", name);
+                Code::Cancelled
+            }
             Failure::Broken => Code::Unknown,
             Failure::Decided { failure, .. } => return failure.v1(),
         };
@@ -412,7 +472,13 @@ impl Failure {
                 (Code::ResourceExhausted, self.message(), empty())
             }
             Failure::Inconsistent(_) => (Code::FailedPrecondition, self.message(), empty()),
-            Failure::Broken => (Code::Internal, self.message(), empty()),
+            // No entry of a batch is about a group.
+            Failure::GroupFailed { .. }
+            | Failure::GroupNotFound(_)
+            | Failure::GroupExists(_)
+            | Failure::MaximumSubscribers(_)
+            | Failure::GroupDropped(_)
+            | Failure::Broken => (Code::Internal, self.message(), empty()),
             Failure::Decided { failure, .. } => return failure.entry(),
         };
         Some(rpc::Status { code: code as i32, message, details: vec![detail] })
@@ -513,7 +579,13 @@ impl Failure {
                 Code::FailedPrecondition,
                 Rich { reason: "APPEND_SESSION_NO_REQUESTS", domain: "streams", detail: None },
             ),
-            Failure::Broken => (Code::Internal, server("SERVER_MALFUNCTION", None)),
+            // The second generation has no groups.
+            Failure::GroupFailed { .. }
+            | Failure::GroupNotFound(_)
+            | Failure::GroupExists(_)
+            | Failure::MaximumSubscribers(_)
+            | Failure::GroupDropped(_)
+            | Failure::Broken => (Code::Internal, server("SERVER_MALFUNCTION", None)),
             Failure::Decided { failure, .. } => return failure.v2(alone),
         };
         let message = self.v2_message();
@@ -621,6 +693,12 @@ pub(crate) fn trailer(text: &str) -> MetadataValue<Ascii> {
     }
     encoded.push_str(&"%20".repeat(after));
     encoded.parse().expect("printable ASCII is a valid value")
+}
+
+fn put_group(trailers: &mut MetadataMap, exception: &'static str, name: &GroupName) {
+    trailers.insert("exception", trailer(exception));
+    trailers.insert("stream-name", trailer(&name.source));
+    trailers.insert("group-name", trailer(&name.group));
 }
 
 fn put_leader(trailers: &mut MetadataMap, address: &str) {

@@ -13,6 +13,7 @@ const {
   NotLeaderError,
   START,
   STREAM_STATE,
+  persistentSubscriptionToStreamSettingsFromDefaults,
 } = require("@kurrent/kurrentdb-client");
 const {
   ANY,
@@ -55,6 +56,36 @@ async function eventually(check, timeout = 30_000) {
 }
 
 describe("a cluster", { skip, concurrency: false }, () => {
+  test("any node serves a consumer group", async () => {
+    const hosts = clusterHosts();
+    await leaderAndFollowers();
+    const clients = hosts.map((host) => connect(directUrl(host)));
+    const [stream, group] = [await makeLive(clients[0], 30), freshWord()];
+    const settings = persistentSubscriptionToStreamSettingsFromDefaults({
+      startFrom: START,
+      checkPointAfter: 200,
+      checkPointLowerBound: 1,
+    });
+    await clients[1].createPersistentSubscriptionToStream(stream, group, settings);
+    const seen = hosts.map(() => []);
+    const subscriptions = clients.map((client, n) => {
+      const subscription = client.subscribeToPersistentSubscriptionToStream(stream, group, { bufferSize: 3 });
+      subscription.on("data", async (e) => {
+        seen[n].push(e.event.revision);
+        await sleep(20);
+        await subscription.ack(e);
+      });
+      return subscription;
+    });
+    await eventually(async () => {
+      const info = await clients[2].getPersistentSubscriptionToStreamInfo(stream, group);
+      assert.equal(info.stats.lastCheckpointedEventRevision, 29n);
+    });
+    assert.deepEqual([...new Set(seen.flat())].sort((a, b) => Number(a - b)), range(0, 30));
+    assert.ok(seen.every((one) => one.length > 0), `${seen.map((one) => one.length)}`);
+    await Promise.all(subscriptions.map((subscription) => subscription.unsubscribe()));
+  });
+
   test("is discovered, written and read", async () => {
     const cluster = connect(clusterUrl);
     const stream = await makeLive(cluster, 3);

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod metrics;
+pub(crate) mod psub;
 pub(crate) mod stream;
 pub(crate) mod verify;
 pub(crate) mod version;

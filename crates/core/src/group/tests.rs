@@ -266,7 +266,7 @@ proptest! {
                 prop_assert!(used <= *slots);
             }
             let lowest = open.keys().next().copied().unwrap_or(next);
-            let safe = group.safe_point();
+            let safe = group.finished_to();
             prop_assert_eq!(safe, lowest.checked_sub(1), "the checkpoint is right below what is open");
             // Nothing waits while a consumer could have it.
             if !strategy.is_pinned() && members.iter().any(|(consumer, slots)| flying.values().filter(|other| *other == consumer).count() < *slots) {

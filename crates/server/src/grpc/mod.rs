@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod gossip;
+pub(crate) mod persistent_subscriptions;
 pub(crate) mod server_features;
 pub(crate) mod streams;
 pub(crate) mod streams_v2;
@@ -25,6 +26,7 @@ pub(crate) fn routes(context: &Arc<Context>, streams: streams::Server) -> Router
     routes
         .add_service(streams)
         .add_service(streams_v2::service(context.clone()))
+        .add_service(persistent_subscriptions::service(context.clone()))
         .add_service(gossip::service(context.clone()))
         .add_service(server_features::service())
         .add_service(cluster::service(context.clone()));

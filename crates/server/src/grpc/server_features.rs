@@ -19,6 +19,7 @@ pub(crate) struct Service;
 
 const STREAMS: &str = "event_store.client.streams.streams";
 const STREAMS_V2: &str = "kurrentdb.protocol.v2.streams.streamsservice";
+const GROUPS: &str = "event_store.client.persistent_subscriptions.persistentsubscriptions";
 const GOSSIP: &str = "event_store.client.gossip.gossip";
 const FEATURES: &str = "event_store.client.server_features.serverfeatures";
 
@@ -32,6 +33,15 @@ const METHODS: &[(&str, &str, &[&str])] = &[
     (STREAMS, "batchappend", &["deadline_duration"]),
     (STREAMS_V2, "appendsession", &[]),
     (STREAMS_V2, "appendrecords", &[]),
+    (GROUPS, "create", &["stream", "all"]),
+    (GROUPS, "update", &["stream", "all"]),
+    (GROUPS, "delete", &["stream", "all"]),
+    (GROUPS, "read", &["stream", "all"]),
+    (GROUPS, "getinfo", &["stream", "all"]),
+    (GROUPS, "replayparked", &["stream", "all"]),
+    (GROUPS, "truncateparked", &["stream", "all"]),
+    (GROUPS, "list", &["stream", "all"]),
+    (GROUPS, "restartsubsystem", &["stream", "all"]),
     (GOSSIP, "read", &[]),
     (FEATURES, "getsupportedmethods", &[]),
 ];

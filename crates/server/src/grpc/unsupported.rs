@@ -16,12 +16,7 @@ use tonic::{Status, codegen::Service};
 
 /// Mounts all of them.
 pub(crate) fn add_to(routes: &mut RoutesBuilder) {
-    routes
-        .add_service(PersistentSubscriptions)
-        .add_service(Projections)
-        .add_service(Users)
-        .add_service(Operations)
-        .add_service(Monitoring);
+    routes.add_service(Projections).add_service(Users).add_service(Operations).add_service(Monitoring);
 }
 
 macro_rules! unsupported {
@@ -50,8 +45,6 @@ macro_rules! unsupported {
 }
 
 unsupported! {
-    PersistentSubscriptions = "event_store.client.persistent_subscriptions.PersistentSubscriptions",
-        "this version of Annals has no persistent subscriptions; use catch-up subscriptions";
     Projections = "event_store.client.projections.Projections",
         "this version of Annals has no projections; $ce-, $et-, $bc- and $streams are built in";
     Users = "event_store.client.users.Users",

@@ -36,7 +36,7 @@ const PROPERTIES_ERROR: &str = "$propertiesError";
 
 /// How ids are spelled in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ids {
+pub(crate) enum Ids {
     /// Two halves of 64 bits.
     Structured,
     /// 36 characters.
@@ -44,7 +44,7 @@ pub(super) enum Ids {
 }
 
 /// The UUID in a message; clients send either form.
-pub(super) fn uuid(wire: Option<&WireUuid>, field: &str) -> Result<Uuid, Failure> {
+pub(crate) fn uuid(wire: Option<&WireUuid>, field: &str) -> Result<Uuid, Failure> {
     let missing = || Failure::invalid(field, format!("{field} is missing"));
     match wire.and_then(|wire| wire.value.as_ref()).ok_or_else(missing)? {
         wire_uuid::Value::Structured(halves) => Ok(Uuid::from_u64_pair(
@@ -56,8 +56,7 @@ pub(super) fn uuid(wire: Option<&WireUuid>, field: &str) -> Result<Uuid, Failure
     }
 }
 
-#[cfg(test)]
-pub(super) fn wire_uuid(id: Uuid, form: Ids) -> WireUuid {
+pub(crate) fn wire_uuid(id: Uuid, form: Ids) -> WireUuid {
     let value = match form {
         Ids::Structured => {
             let (most, least) = id.as_u64_pair();
@@ -71,7 +70,7 @@ pub(super) fn wire_uuid(id: Uuid, form: Ids) -> WireUuid {
     WireUuid { value: Some(value) }
 }
 
-pub(super) fn stream(wire: Option<StreamIdentifier>) -> Result<StreamName, Failure> {
+pub(crate) fn stream(wire: Option<StreamIdentifier>) -> Result<StreamName, Failure> {
     let wire = wire.ok_or_else(|| Failure::invalid("stream_identifier", "the stream's name is missing"))?;
     Ok(StreamName::from_utf8(wire.stream_name)?)
 }
@@ -173,7 +172,7 @@ pub(super) fn content_type(content: Content) -> &'static str {
 }
 
 /// The target of a link: `revision@stream`. The stream's name may hold `@`.
-pub(super) fn link_target(data: &[u8]) -> Option<(Revision, StreamName)> {
+pub(crate) fn link_target(data: &[u8]) -> Option<(Revision, StreamName)> {
     let text = std::str::from_utf8(data).ok()?;
     let (revision, stream) = text.split_once('@')?;
     Some((Revision::new(revision.parse().ok()?)?, StreamName::new(stream.to_owned()).ok()?))

@@ -31,7 +31,7 @@ const PREFIX: usize = 5;
 
 /// Answers in the order in which they are sent.
 #[derive(Default)]
-pub(super) struct Frames(Vec<u8>);
+pub(crate) struct Frames(Vec<u8>);
 
 /// An event as it is answered: a record, or an entry of an index.
 pub(super) struct Recorded<'a> {
@@ -122,7 +122,7 @@ impl Frames {
     }
 
     /// The bytes, as the connection takes them.
-    pub(super) fn into_bytes(self) -> Bytes {
+    pub(crate) fn into_bytes(self) -> Bytes {
         Bytes::from(self.0)
     }
 

@@ -16,12 +16,13 @@ mod body;
 pub(crate) mod budget;
 pub(crate) mod convert;
 mod delete;
+pub(crate) mod feed;
 mod frames;
 pub mod micro;
-mod page;
-mod query;
-mod read;
-mod subscribe;
+pub(crate) mod page;
+pub(crate) mod query;
+pub(crate) mod read;
+pub(crate) mod subscribe;
 
 use std::sync::Arc;
 

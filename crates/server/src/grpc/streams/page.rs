@@ -24,7 +24,7 @@ use crate::status::Failure;
 pub(super) const EVENTS_MAX: usize = 1_000;
 
 /// Bytes of one page, exceeded by its last event only.
-pub(super) const BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes of an answer to an event besides its record: more than that is rare.
 const OVERHEAD: usize = 160;
@@ -36,7 +36,7 @@ pub(super) fn limit(events: u64) -> PageLimit {
 }
 
 /// A page being filled. Blocking: it reads the targets of links.
-pub(super) struct Page<'a> {
+pub(crate) struct Page<'a> {
     store: &'a Store,
     style: Style,
     now: Timestamp,
@@ -46,8 +46,10 @@ pub(super) struct Page<'a> {
     views: HashMap<StreamName, StreamView>,
     /// Bytes that it has room for.
     room: usize,
+    /// Events that it has room for.
+    events_max: usize,
     /// What it holds.
-    pub(super) frames: Frames,
+    pub(crate) frames: Frames,
     /// How many of it are events.
     pub(super) events: usize,
 }
@@ -55,7 +57,7 @@ pub(super) struct Page<'a> {
 impl<'a> Page<'a> {
     /// A page of a read that looks at the log as of a position, or of one that
     /// has no end.
-    pub(super) fn new(store: &'a Store, style: Style, as_of: Option<Position>) -> Self {
+    pub(crate) fn new(store: &'a Store, style: Style, as_of: Option<Position>) -> Self {
         Page {
             store,
             style,
@@ -63,24 +65,30 @@ impl<'a> Page<'a> {
             as_of,
             views: HashMap::new(),
             room: BYTES_MAX,
+            events_max: EVENTS_MAX,
             frames: Frames::default(),
             events: 0,
         }
     }
 
     /// The same with room for so many bytes.
-    pub(super) fn with_room(self, room: usize) -> Self {
+    pub(crate) fn with_room(self, room: usize) -> Self {
         Page { room, ..self }
+    }
+
+    /// The same with room for so many events.
+    pub(super) fn with_events(self, events_max: usize) -> Self {
+        Page { events_max, ..self }
     }
 
     /// What to read for it.
     pub(super) fn limit(&self) -> PageLimit {
-        PageLimit { records: EVENTS_MAX, bytes: self.room }
+        PageLimit { records: self.events_max, bytes: self.room }
     }
 
     /// Whether what follows belongs on the next page.
     pub(super) fn is_full(&self) -> bool {
-        self.events >= EVENTS_MAX || self.frames.len() >= self.room
+        self.events >= self.events_max || self.frames.len() >= self.room
     }
 
     /// Makes room for these records at once.
@@ -95,7 +103,7 @@ impl<'a> Page<'a> {
     }
 
     /// Adds an event, or a link and its target.
-    pub(super) fn event(&mut self, record: &Record) -> Result<(), Failure> {
+    pub(crate) fn event(&mut self, record: &Record) -> Result<(), Failure> {
         let recorded = Recorded::from(record);
         if self.style.resolve_links && recorded.event_type == EventType::LINK.as_bytes() {
             let target = self.resolve(recorded.data)?;
@@ -107,7 +115,7 @@ impl<'a> Page<'a> {
     }
 
     /// Adds an entry of an index: a link that nobody wrote, or its target.
-    pub(super) fn entry(&mut self, index: &IndexName, entry: &Link) -> Result<(), Failure> {
+    pub(crate) fn entry(&mut self, index: &IndexName, entry: &Link) -> Result<(), Failure> {
         let record = &entry.record;
         // An entry for a link leads to where that link leads, as if the
         // indexed stream held the target itself.
@@ -177,7 +185,7 @@ impl<'a> Page<'a> {
 
 /// A stream as readers see it at this time: a metastream shows its newest
 /// event and ends with the stream that it describes (protocol 3.7, 5.3).
-pub(super) fn view(store: &Store, stream: &StreamName, now: Timestamp) -> Result<StreamView, Failure> {
+pub(crate) fn view(store: &Store, stream: &StreamName, now: Timestamp) -> Result<StreamView, Failure> {
     let view = store.view(stream, now).map_err(|error| broken(&error))?;
     let described = match stream.described() {
         Some(described) => Some(store.head(&described).map_err(|error| broken(&error))?),
@@ -215,7 +223,7 @@ pub(super) fn hides(view: &StreamView, record: &Record) -> bool {
 }
 
 /// A failure of the store while reading.
-pub(super) fn broken(error: &annals_store::Error) -> Failure {
+pub(crate) fn broken(error: &annals_store::Error) -> Failure {
     Failure::broken("reading", error)
 }
 

@@ -32,9 +32,9 @@ pub(super) struct Query {
 
 /// How events are to be delivered.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Style {
-    pub(super) resolve_links: bool,
-    pub(super) ids: Ids,
+pub(crate) struct Style {
+    pub(crate) resolve_links: bool,
+    pub(crate) ids: Ids,
 }
 
 /// How many events.
@@ -50,7 +50,7 @@ pub(super) enum Amount {
 
 /// From where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start<T> {
+pub(crate) enum Start<T> {
     Beginning,
     /// Inclusive or not depending on the kind of read (protocol 3.2).
     At(T),
@@ -59,7 +59,7 @@ pub(super) enum Start<T> {
 
 /// Of what.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(crate) enum Source {
     Stream {
         name: StreamName,
         start: Start<Revision>,
@@ -77,14 +77,16 @@ pub(super) enum Source {
 
 /// Which events of the whole log.
 #[derive(Debug)]
-pub(super) struct Selection {
-    pub(super) by: SelectedBy,
+pub(crate) struct Selection {
+    pub(crate) by: SelectedBy,
     /// Events examined from one checkpoint to the next; at least 1.
-    pub(super) checkpoint_every: u64,
+    pub(crate) checkpoint_every: u64,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum SelectedBy {
+pub(crate) enum SelectedBy {
+    /// All but the bookkeeping of groups.
+    Everything,
     Filter(Filter),
     /// `$idx-all`: what is in no system stream.
     NotSystem,

@@ -127,7 +127,7 @@ where
 }
 
 /// Runs what may wait for the disk, off the threads that serve everybody.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("a read does not panic, and the runtime outlives its calls")
 }
 
@@ -483,6 +483,7 @@ pub(super) fn selects(by: Option<&SelectedBy>, record: &Record) -> Result<bool, 
     }
     match by {
         SelectedBy::Filter(filter) => Ok(filter.passes(record.stream(), record.event_type())?),
+        SelectedBy::Everything => Ok(true),
         SelectedBy::NotSystem => Ok(!record.stream().starts_with('$')),
         // Read from the index, which holds nothing else.
         SelectedBy::Index(_) => Ok(true),
@@ -493,6 +494,8 @@ pub(super) fn selects(by: Option<&SelectedBy>, record: &Record) -> Result<bool, 
 /// otherwise feed on its own checkpoints (protocol 3.6).
 fn is_bookkeeping(stream: &str) -> bool {
     const GROUPS_ON_ALL: &str = "$persistentsubscription-$all::";
+    // What describes such a stream is of its kind.
+    let stream = stream.strip_prefix("$$").unwrap_or(stream);
     stream == "$epoch-information"
         || (stream.starts_with(GROUPS_ON_ALL) && (stream.ends_with("-checkpoint") || stream.ends_with("-parked")))
 }
