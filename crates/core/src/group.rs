@@ -30,6 +30,12 @@ use crate::event::EventId;
 /// Buckets over which keys are spread with the pinned strategies.
 const BUCKETS: u64 = 1_024;
 
+/// Places that are passed, at least, before they alone make a checkpoint due.
+const PASSED_MIN: u64 = 1_000;
+
+/// The same as a time, where no time is set.
+const PASSED_AFTER: Duration = Duration::from_secs(2);
+
 /// A consumer, unique in its group for as long as the group is served.
 pub type ConsumerId = u64;
 
@@ -83,7 +89,7 @@ pub enum NackAction {
     Park,
     /// Treat it as done.
     Skip,
-    /// Treat it as done, and deliver no more to this consumer.
+    /// Treat it as done. That the client means to stop is its own affair (protocol 6.4).
     Stop,
 }
 
@@ -109,13 +115,11 @@ pub struct Full;
 struct Consumer {
     slots: usize,
     in_flight: BTreeSet<Place>,
-    /// Asked for no more.
-    stopped: bool,
 }
 
 impl Consumer {
     fn has_room(&self) -> bool {
-        !self.stopped && self.in_flight.len() < self.slots
+        self.in_flight.len() < self.slots
     }
 }
 
@@ -144,6 +148,8 @@ pub struct Group {
     read_to: Option<u64>,
     checkpointed: Option<u64>,
     finished_since_checkpoint: u64,
+    /// Places that were passed and are not for the group.
+    passed_since_checkpoint: u64,
     checkpointed_at: Duration,
     counts: Counts,
 }
@@ -164,6 +170,7 @@ impl Group {
             read_to: checkpoint,
             checkpointed: checkpoint,
             finished_since_checkpoint: 0,
+            passed_since_checkpoint: 0,
             checkpointed_at: now,
             counts: Counts::default(),
         }
@@ -219,9 +226,10 @@ impl Group {
     /// The source was read up to here, inclusive, and what did not come is not for
     /// this group.
     pub fn passed(&mut self, at: u64) {
-        if self.read_to.is_none_or(|read| read < at) {
+        let read = self.read_to.unwrap_or(0);
+        if self.read_to.is_none() || read < at {
             self.read_to = Some(at);
-            self.finished_since_checkpoint += 1;
+            self.passed_since_checkpoint += at.saturating_sub(read);
         }
     }
 
@@ -233,7 +241,7 @@ impl Group {
         if self.settings.max_consumers.is_some_and(|max| self.consumers.len() >= max) {
             return Err(Full);
         }
-        self.consumers.insert(consumer, Consumer { slots: slots.max(1), in_flight: BTreeSet::new(), stopped: false });
+        self.consumers.insert(consumer, Consumer { slots: slots.max(1), in_flight: BTreeSet::new() });
         Ok(())
     }
 
@@ -330,11 +338,6 @@ impl Group {
             NackAction::Skip | NackAction::Stop => {
                 self.counts.acked += 1;
                 self.finish(&flight.message);
-                if action == NackAction::Stop
-                    && let Some(consumer) = self.consumers.get_mut(&consumer)
-                {
-                    consumer.stopped = true;
-                }
                 None
             }
         }
@@ -370,17 +373,17 @@ impl Group {
 
     /// The checkpoint that is due, if one is. Written or not, the next one is due by
     /// what is finished after [`Group::checkpointed`].
+    ///
+    /// Places that are passed make one due only by many of them, and not more often than
+    /// by time: a group on everything would otherwise follow its own checkpoints.
     pub fn checkpoint(&self, now: Duration) -> Option<u64> {
-        let finished = self.finished_since_checkpoint;
-        let by_count = finished >= self.settings.max_checkpoint.max(1);
-        let by_time =
-            self.settings.checkpoint_after.is_some_and(|after| now.saturating_sub(self.checkpointed_at) >= after)
-                && finished >= self.settings.min_checkpoint.max(1);
-        if by_count || by_time {
-            self.finished_to().filter(|at| self.checkpointed.is_none_or(|last| last < *at))
-        } else {
-            None
-        }
+        let Settings { checkpoint_after, min_checkpoint, max_checkpoint, .. } = self.settings;
+        let (finished, elapsed) = (self.finished_since_checkpoint, now.saturating_sub(self.checkpointed_at));
+        let by_count = finished >= max_checkpoint.max(1);
+        let by_time = checkpoint_after.is_some_and(|after| elapsed >= after) && finished >= min_checkpoint.max(1);
+        let by_passing = self.passed_since_checkpoint >= max_checkpoint.max(PASSED_MIN)
+            && elapsed >= checkpoint_after.unwrap_or(PASSED_AFTER);
+        if by_count || by_time || by_passing { self.last_checkpoint() } else { None }
     }
 
     /// The checkpoint, due or not, where it is another than the last.
@@ -393,6 +396,7 @@ impl Group {
         self.checkpointed = Some(at);
         self.checkpointed_at = now;
         self.finished_since_checkpoint = 0;
+        self.passed_since_checkpoint = 0;
     }
 
     /// The last checkpoint.

@@ -209,6 +209,8 @@ mod tests {
 
     use super::super::record::{Record, take};
     use super::*;
+    use crate::codec::LogIdForm;
+    use crate::types::Vote;
 
     const SALT: Salt = *b"salt of the file";
 
@@ -234,6 +236,19 @@ mod tests {
             assert!(body.is_empty());
             assert_eq!(Header::read(&frame, b"another file's ."), None);
         }
+    }
+
+    /// Bytes computed from the description in `docs/storage-format.md` alone.
+    #[test]
+    fn a_frame_is_what_the_format_says() {
+        let records = [Record::Vote(Vote::new(3, 1)), Record::End(LogIdForm { term: 3, node: 2, index: 17 }.into())];
+        let mut out = Vec::new();
+        encode(&mut out, &SALT, 7, &records.map(|record| record.encode()));
+        let header: String = out[..44].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(header, "414e4e4c4f47000273616c74206f66207468652066696c650700000000000000120000004e93ecae421fba11");
+        assert_eq!(out[512..530], [4, 4, 0, 0, 0, 1, 3, 1, 0, 8, 4, 0, 0, 0, 1, 3, 2, 17]);
+        assert_eq!(out.len(), 4_096);
+        assert!(out[44..512].iter().chain(&out[530..]).all(|byte| *byte == 0));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod cluster;
 mod concurrency;
 mod deletion;
 mod expected_state;
+mod groups;
 mod idempotency;
 mod links_and_indexes;
 mod metadata;
