@@ -327,6 +327,15 @@ def test_a_group_that_is_deleted_is_gone_with_its_place(client):
         info(client, group, stream)
 
 
+def test_a_group_that_is_made_again_parks_the_same_event_again(client):
+    stream, group = make_live(client, 1), fresh_word()
+    for _ in range(2):
+        client.create_subscription_to_stream(group, stream)
+        with consuming(client, group, stream, judge=lambda _: "park"):
+            until(lambda: info(client, group, stream).parked_message_count == 1, "the parked message")
+        client.delete_subscription(group, stream)
+
+
 def test_groups_are_listed(client):
     stream = make_live(client, 1)
     assert client.list_subscriptions_to_stream(stream) == []

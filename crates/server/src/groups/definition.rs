@@ -69,6 +69,9 @@ pub(crate) struct Definition {
     /// Which.
     #[serde(flatten)]
     pub(crate) name: GroupName,
+    /// Which one of this name: a group that is deleted and made again is another one,
+    /// and parks its messages under other ids.
+    pub(crate) incarnation: uuid::Uuid,
     /// It begins after this revision or position; with the first event if there is
     /// none. What "the end" meant was settled when it was defined.
     pub(crate) after: Option<u64>,
@@ -192,6 +195,7 @@ mod tests {
     fn definition(source: &str, group: &str) -> Definition {
         Definition {
             name: GroupName { source: source.into(), group: group.into() },
+            incarnation: uuid::Uuid::from_u128(9),
             after: Some(7),
             from_end: false,
             selection: (source == "$all").then(|| Selection {

@@ -173,7 +173,7 @@ pub(crate) async fn park(
         Place::Source(at) => format!("source {at}"),
         Place::Parked(at) => format!("parked {at}"),
     };
-    let id = id_of(&[parked.as_str(), &place]);
+    let id = id_of(&[parked.as_str(), &definition.incarnation.to_string(), &place]);
     let metadata = serde_json::json!({
         "added": rfc3339(SystemTime::now()),
         "reason": reason,

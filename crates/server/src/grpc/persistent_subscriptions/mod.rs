@@ -172,7 +172,8 @@ impl PersistentSubscriptions for Service {
             leading
                 .update(&self.context, &name, |before| {
                     // Its filter stays what it was (protocol 6.2).
-                    Ok(groups::Definition { selection: before.selection.clone(), ..definition })
+                    let (selection, incarnation) = (before.selection.clone(), before.incarnation);
+                    Ok(groups::Definition { selection, incarnation, ..definition })
                 })
                 .await?;
             Ok(UpdateResp {})

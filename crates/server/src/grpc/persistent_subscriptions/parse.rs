@@ -61,7 +61,7 @@ impl Asked {
         if name.is_all() && after.is_some_and(|after| after > context.node.store().tail().get()) {
             return Err(failed(&name, "the start is beyond the end of the log"));
         }
-        Ok(Definition { name, after, from_end, selection, settings })
+        Ok(Definition { name, incarnation: uuid::Uuid::new_v4(), after, from_end, selection, settings })
     }
 }
 
