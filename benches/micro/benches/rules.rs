@@ -8,7 +8,8 @@ use std::hint::black_box;
 
 use annals_core::decide::{Heads, decide};
 use annals_core::filter::{Filter, Subject};
-use annals_core::{Batch, Command, EventId, Head, Position, Revision, StreamName, Timestamp, metadata};
+use annals_core::scavenge::Facts;
+use annals_core::{Batch, Command, EventId, Head, Position, Revision, Scavenge, StreamName, Timestamp, metadata};
 use bytes::Bytes;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 
@@ -36,11 +37,20 @@ impl Heads for OneStream {
     fn remembered(&self, _: &StreamName, _: EventId) -> Result<Option<(Revision, Position)>, Infallible> {
         Ok(None)
     }
-    fn metadata_json(&self, _: &StreamName) -> Result<Bytes, Infallible> {
+    fn newest_data(&self, _: &StreamName) -> Result<Bytes, Infallible> {
         Ok(Bytes::new())
     }
     fn last_node(&self) -> u64 {
         0
+    }
+    fn time(&self) -> Timestamp {
+        Timestamp::default()
+    }
+    fn scavenge(&self) -> Option<Scavenge> {
+        None
+    }
+    fn event(&self, _: Position) -> Result<Facts, Infallible> {
+        unreachable!("nobody scavenges here")
     }
 }
 

@@ -67,8 +67,10 @@ async fn one(arguments: &Arguments, data: PathBuf) -> Result<(), Failure> {
     flags.set("listen", address.clone());
     flags.set("bootstrap", vec![address]);
     flags.set("data", data.display().to_string());
+    // Samples name admin:changeit, or nobody.
+    flags.set("insecure", true);
     let config = layers::config(&layers::layers(&[], flags)?)?;
-    logging::start(&config.log, config.log_format)?;
+    logging::start(&config)?;
     let banner = config.log_format == LogFormat::Text;
     serve::node(config, banner, false).await
 }
@@ -118,7 +120,7 @@ fn spawn(arguments: &Arguments, number: u16, address: &str, all: &str, data: &Pa
     let program = std::env::current_exe()?;
     let data = data.join(format!("node-{number}"));
     let data = data.display().to_string();
-    let mut flags: Vec<&str> = vec!["serve", "--listen", address, "--bootstrap", all, "--data", &data];
+    let mut flags: Vec<&str> = vec!["serve", "--insecure", "--listen", address, "--bootstrap", all, "--data", &data];
     if let Some(log) = &arguments.node.log {
         flags.extend(["--log", log]);
     }
@@ -162,7 +164,7 @@ fn introduce(nodes: &[Node], addresses: &[String], data: &Path) {
          \n  try        annals cluster status{}\
          \n             kill -9 one of the pids, and append on\
          \n  stop       Ctrl-C\n",
-        serve::server_flag(&addresses[0])
+        serve::server_flag(&format!("kurrentdb://{}?tls=false", addresses[0]))
     );
 }
 

@@ -17,7 +17,19 @@ const DEFAULT_FILE: &str = "/etc/annals/annals.toml";
 const NOT_OPTIONS: &[&str] = &["url", "config", "commit"];
 
 /// Options with a flag of their own; the others are set with `--set`.
-const FLAGS: &[&str] = &["listen", "node_address", "data", "bootstrap", "insecure", "log", "log_format"];
+const FLAGS: &[&str] = &[
+    "listen",
+    "node_address",
+    "data",
+    "bootstrap",
+    "tls_cert",
+    "tls_key",
+    "tls_ca",
+    "cluster_name",
+    "insecure",
+    "log",
+    "log_format",
+];
 
 /// Options that came as flags.
 #[derive(Clone, Debug, Default)]

@@ -1,27 +1,71 @@
 //! Logs of a node, on standard error.
+//!
+//! Two things hold whatever the operator asks for:
+//!
+//! - **No secrets.** Below `info` the libraries that carry requests print what they
+//!   carry: HTTP/2 frames, header fields, TLS messages, and with them passwords and
+//!   tokens. They are cut off there ([`CARRIERS`]); there is no way to
+//!   turn them on, because a log is read by more people than a password file. What
+//!   is sent can be seen on the network, by who may.
+//! - **No flood.** Each kind of line is written so many times a second
+//!   (`log_lines_per_second_max`), and what is left out is counted: who can cause a
+//!   line must not be able to fill the disk.
 
+use std::collections::HashMap;
 use std::io::IsTerminal as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
 
+use annals_server::Config;
 use annals_server::config::LogFormat;
+use tracing::callsite::Identifier;
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::failure::Failure;
 
+/// What carries requests, and would print them below `info`.
+const CARRIERS: [&str; 12] = [
+    "axum",
+    "h2",
+    "hyper",
+    "hyper_util",
+    "mio",
+    "reqwest",
+    "rustls",
+    "tokio_rustls",
+    "tonic",
+    "tower",
+    "tower_http",
+    "want",
+];
+
 /// Sends logs to standard error from now on.
-pub(crate) fn start(directives: &str, format: LogFormat) -> Result<(), Failure> {
+pub(crate) fn start(config: &Config) -> Result<(), Failure> {
+    let directives = &config.log;
     // Consensus tells of each of its steps, and of each call to a peer that
     // is down; our own lines say what an operator needs. Whoever wants the
     // rest names it.
     let quiet = if directives.contains("openraft") { "" } else { ",openraft=error" };
-    let filter = EnvFilter::try_new(format!("{directives}{quiet}"))
+    let wanted = EnvFilter::try_new(format!("{directives}{quiet}"))
         .map_err(|error| Failure::usage(format!("`log` holds \"{directives}\", which cannot be used: {error}")))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+    let level = wanted.max_level_hint().unwrap_or(LevelFilter::TRACE);
+    let carriers = CARRIERS.map(|target| (target, level.min(LevelFilter::INFO)));
+    let without_secrets = Targets::new().with_default(level).with_targets(carriers);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let throttle = Throttle::new(config.log_lines_per_second_max);
+    // Each is asked for every line; a filter of a single layer could not refuse
+    // one that is being written.
+    let registry = tracing_subscriber::registry().with(wanted).with(without_secrets).with(throttle);
+    match config.log_format {
+        LogFormat::Text => registry.with(lines.with_target(false)).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
     }
     // A panic ends the process; it should be found where one looks first.
     std::panic::set_hook(Box::new(|panic| {
@@ -39,4 +83,104 @@ fn message<'a>(panic: &'a std::panic::PanicHookInfo<'_>) -> &'a str {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("without a message")
+}
+
+/// Lets so many lines of one place in the code pass in a second. Below `info`
+/// all pass: those are on for as long as somebody watches.
+struct Throttle {
+    per_second: u64,
+    begun: Instant,
+    /// For each place the second of its last line, and how many it had in it.
+    places: Mutex<HashMap<Identifier, (u64, u64)>>,
+    left_out: Arc<AtomicU64>,
+    telling: Once,
+}
+
+impl Throttle {
+    fn new(per_second: u64) -> Self {
+        let (left_out, telling) = (Arc::default(), Once::new());
+        Throttle { per_second, begun: Instant::now(), places: Mutex::default(), left_out, telling }
+    }
+
+    fn passes(&self, place: Identifier, second: u64) -> bool {
+        // There are as many places as the program has lines that log.
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, lines) = places.entry(place).or_insert((second, 0));
+        if *last != second {
+            (*last, *lines) = (second, 0);
+        }
+        *lines += 1;
+        *lines <= self.per_second
+    }
+
+    /// From now on it is said how many lines were left out: not here, where a
+    /// line is being written.
+    fn tell(&self) {
+        self.telling.call_once(|| {
+            let left_out = self.left_out.clone();
+            std::thread::spawn(move || {
+                loop {
+                    std::thread::sleep(Duration::from_secs(1));
+                    let lines = left_out.swap(0, Ordering::Relaxed);
+                    if lines > 0 {
+                        tracing::warn!(lines, "too many lines of one kind in a second: so many were left out");
+                    }
+                }
+            });
+        });
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Throttle {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        let metadata = event.metadata();
+        if self.per_second == 0 || *metadata.level() > Level::INFO {
+            return true;
+        }
+        let passes = self.passes(metadata.callsite(), self.begun.elapsed().as_secs());
+        if !passes {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.tell();
+        }
+        passes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("nobody panics").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_of_one_kind_are_limited_and_others_are_not() {
+        let written = Written::default();
+        let writer = written.clone();
+        let lines = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let subscriber = tracing_subscriber::registry().with(Throttle::new(3)).with(lines);
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..50 {
+                tracing::warn!("often");
+                tracing::debug!("watched");
+            }
+            tracing::error!("rarely");
+        });
+        let text = String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("text");
+        let count = |word: &str| text.matches(word).count();
+        // Fifty lines may fall into two seconds.
+        assert!((3..=6).contains(&count("often")), "{text}");
+        assert_eq!((count("watched"), count("rarely")), (50, 1), "{text}");
+    }
 }

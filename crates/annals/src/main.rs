@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{all, bench, cluster, config, metrics, psub, stream, verify, version};
+use crate::commands::{all, bench, certs, cluster, config, metrics, psub, scavenge, stream, user, verify, version};
 use crate::failure::Failure;
 use crate::output::Format;
 
@@ -43,6 +43,9 @@ struct Cli {
     command: Command,
 }
 
+/// Where `annals dev` listens.
+pub(crate) const DEFAULT_URL: &str = "kurrentdb://127.0.0.1:2113?tls=false";
+
 /// Options of every command that talks to a server.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Connection {
@@ -50,7 +53,7 @@ pub(crate) struct Connection {
     #[arg(
         long,
         env = "ANNALS_URL",
-        default_value = "kurrentdb://127.0.0.1:2113?tls=false",
+        default_value = DEFAULT_URL,
         hide_env_values = true,
         value_name = "URL",
         global = true
@@ -74,10 +77,16 @@ enum Command {
     All(all::Arguments),
     /// Work with consumer groups (persistent subscriptions).
     Psub(psub::Arguments),
+    /// Work with accounts: who may call, and as what.
+    User(user::Arguments),
     /// Operate a cluster.
     Cluster(cluster::Arguments),
+    /// Give the space of deleted, truncated and expired events back.
+    Scavenge(scavenge::Arguments),
     /// Put load on a server or a cluster, and measure it.
     Bench(bench::Arguments),
+    /// Make a CA and certificates for a test cluster.
+    Certs(certs::Arguments),
     /// Check the files of a node that is stopped, and print what is in them.
     Verify(verify::Arguments),
     /// Explain the configuration.
@@ -129,8 +138,11 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Stream(arguments) => stream::run(arguments).await,
         Command::All(arguments) => all::run(arguments).await,
         Command::Psub(arguments) => psub::run(arguments).await,
+        Command::User(arguments) => user::run(arguments).await,
         Command::Cluster(arguments) => cluster::run(arguments).await,
+        Command::Scavenge(arguments) => scavenge::run(arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
+        Command::Certs(arguments) => certs::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Metrics(arguments) => metrics::run(&arguments),

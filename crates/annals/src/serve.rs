@@ -24,7 +24,9 @@ name in capitals), then flags. `annals config explain` lists them all.
 
 Examples:
   annals serve --data /var/lib/annals --bootstrap 127.0.0.1:2113
-  annals serve --config node.toml --insecure --listen 0.0.0.0:2113 --node-address a:2113")]
+  annals serve --data data --bootstrap 127.0.0.1:2113 --set admin_password_file=password
+  annals serve --config node.toml --listen 0.0.0.0:2113 --node-address a.example:2113 \\
+    --tls-cert a.crt --tls-key a.key --tls-ca ca.crt")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     node: NodeArguments,
@@ -49,7 +51,23 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
     bootstrap: Option<Vec<String>>,
 
-    /// Serve beyond loopback although there is no TLS and no authentication.
+    /// The certificate of this node: the port then speaks TLS.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// Its private key.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// The CA from which all nodes have their certificates, and users may.
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+
+    /// What certificates call this cluster.
+    #[arg(long, value_name = "NAME")]
+    cluster_name: Option<String>,
+
+    /// Ask nobody who they are, and serve beyond loopback without TLS.
     #[arg(long)]
     insecure: bool,
 
@@ -98,6 +116,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     flags.set_some("node_address", arguments.node_address);
     flags.set_some("data", arguments.data.map(|data| data.display().to_string()));
     flags.set_some("bootstrap", arguments.bootstrap);
+    for (name, file) in [("tls_cert", arguments.tls_cert), ("tls_key", arguments.tls_key), ("tls_ca", arguments.tls_ca)]
+    {
+        flags.set_some(name, file.map(|file| file.display().to_string()));
+    }
+    flags.set_some("cluster_name", arguments.cluster_name);
     if arguments.insecure {
         flags.set("insecure", true);
     }
@@ -106,12 +129,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     if arguments.dry_run {
         return crate::commands::config::explain(&figment, None);
     }
-    logging::start(&config.log, config.log_format)?;
+    logging::start(&config)?;
     let banner = std::io::stderr().is_terminal() && config.log_format == LogFormat::Text;
     node(config, banner, arguments.until_stdin_ends).await
 }
 
-/// Runs one node until a signal, or until standard input ends.
+/// Runs one node until a signal, until a client asks it to shut down, or until
+/// standard input ends.
 pub(crate) async fn node(config: Config, banner: bool, until_stdin_ends: bool) -> Result<(), Failure> {
     let started = Instant::now();
     let stop = Stop::new()?;
@@ -130,6 +154,7 @@ pub(crate) async fn node(config: Config, banner: bool, until_stdin_ends: bool) -
     });
     let result = tokio::select! {
         () = stop.wait(until_stdin_ends) => Ok(()),
+        () = server.shutdown_asked() => Ok(()),
         failure = server.failed() => Err(refused(failure)),
     };
     readiness.abort();
@@ -156,12 +181,13 @@ async fn tell_when_ready(context: &Context, started: Instant, banner: bool) {
         "ready"
     );
     if banner {
-        let address = context.config.own_address();
+        let (address, url) = (context.config.own_address(), local_url(&context.config));
+        let scheme = if context.config.has_tls() { "https" } else { "http" };
         let cluster = status.cluster.map(|cluster| cluster.to_string()).unwrap_or_default();
         eprintln!(
             "\n  Annals {} is ready\n\
-             \n  clients    kurrentdb://{address}?tls=false\
-             \n  http       http://{address}/   (/info /gossip /readyz /metrics)\
+             \n  clients    {url}\
+             \n  http       {scheme}://{address}/   (/info /gossip /readyz /metrics)\
              \n  data       {}\
              \n  cluster    {cluster}, node {}\
              \n\n  try        annals stream append orders-1 --type OrderPlaced --data '{{\"total\": 42}}'{}\
@@ -169,20 +195,26 @@ async fn tell_when_ready(context: &Context, started: Instant, banner: bool) {
             version::VERSION,
             context.config.data.display(),
             status.node,
-            server_flag(&address),
-            server_flag(&address),
+            server_flag(&url),
+            server_flag(&url),
         );
     }
 }
 
+/// How clients on this machine name the node.
+fn local_url(config: &Config) -> String {
+    let ca = config.tls_ca.as_ref().map(|ca| format!("&tlsCaFile={}", ca.display()));
+    config.url() + &ca.unwrap_or_default()
+}
+
 /// ` --server …` where the default would not find this node.
-pub(crate) fn server_flag(address: &str) -> String {
-    if address == "127.0.0.1:2113" { String::new() } else { format!(" --server 'kurrentdb://{address}?tls=false'") }
+pub(crate) fn server_flag(url: &str) -> String {
+    if url == crate::DEFAULT_URL { String::new() } else { format!(" --server '{url}'") }
 }
 
 fn refused(error: RunError) -> Failure {
     let code = match &error {
-        RunError::Config(_) => Code::Usage,
+        RunError::Config(_) | RunError::Tls(_) | RunError::AdminPassword { .. } => Code::Usage,
         RunError::Listen { .. } | RunError::Open { .. } | RunError::Outdated(_) => Code::Failed,
     };
     Failure::new(code, error)

@@ -94,7 +94,15 @@ fn the_cluster_goes_on_without_its_leader_and_takes_it_back() {
     let data = directory.path().join(format!("node-{number}"));
     let hosts: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let mut again = support::annals()
-        .args(["serve", "--listen", &format!("127.0.0.1:{first}"), "--bootstrap", &hosts.join(","), "--data"])
+        .args([
+            "serve",
+            "--insecure",
+            "--listen",
+            &format!("127.0.0.1:{first}"),
+            "--bootstrap",
+            &hosts.join(","),
+            "--data",
+        ])
         .arg(&data)
         .spawn()
         .expect("runs");
@@ -124,8 +132,11 @@ fn leadership_is_handed_over_and_nodes_come_and_go() {
     let port = support::free_ports(1);
     let directory = tempfile::tempdir().expect("a directory");
     let address = format!("127.0.0.1:{port}");
-    let mut fourth =
-        support::annals().args(["serve", "--listen", &address, "--data"]).arg(directory.path()).spawn().expect("runs");
+    let mut fourth = support::annals()
+        .args(["serve", "--insecure", "--listen", &address, "--data"])
+        .arg(directory.path())
+        .spawn()
+        .expect("runs");
     eventually("the fourth node to listen", || support::http(port, "GET", "/livez", &[]).map(|_| ()));
     assert_eq!(get(port, "/readyz").status, 503, "it has no cluster yet");
     let added = run(&["cluster", "add", &address, "-o", "json", "--server", &url(ports[1])]).exits(0).json();
@@ -168,7 +179,12 @@ impl Fourth {
 
     fn serve(address: &str, data: &std::path::Path, log: &std::path::Path) -> std::process::Child {
         let log = std::fs::File::create(log).expect("a file");
-        support::annals().args(["serve", "--listen", address, "--data"]).arg(data).stderr(log).spawn().expect("runs")
+        support::annals()
+            .args(["serve", "--insecure", "--listen", address, "--data"])
+            .arg(data)
+            .stderr(log)
+            .spawn()
+            .expect("runs")
     }
 
     fn data(&self) -> std::path::PathBuf {

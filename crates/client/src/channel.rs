@@ -110,31 +110,56 @@ impl Connector {
                 .keep_alive_while_idle(true);
         }
         if self.settings.tls {
-            let tls = self.tls().await?;
-            endpoint = endpoint.tls_config(tls).map_err(|error| Error::Tls(error.to_string()))?;
+            let tls = self.tls().await?.domain_name(&host.name);
+            endpoint = endpoint.tls_config(tls).map_err(|error| Error::Tls(causes(&error)))?;
         }
         endpoint.connect().await.map_err(|error| {
-            let hint = if self.settings.tls { " (if the server runs without TLS, add tls=false)" } else { "" };
-            Error::NoNode(format!("cannot connect to {host}: {}{hint}", causes(&error)))
+            let why = causes(&error);
+            Error::NoNode(format!("cannot connect to {host}: {why}{}", self.hint(&why)))
         })
+    }
+
+    /// What most likely helps against this failure to connect.
+    fn hint(&self, why: &str) -> &'static str {
+        if !self.settings.tls {
+            ""
+        } else if why.contains("UnknownIssuer") && self.settings.tls_ca_file.is_none() {
+            " (name the certificate of the server's CA with tlsCaFile)"
+        } else if why.contains("InvalidContentType") {
+            " (the server seems to run without TLS: add tls=false)"
+        } else {
+            ""
+        }
     }
 
     async fn tls(&self) -> Result<ClientTlsConfig, Error> {
         if !self.settings.tls_verify_cert {
             return Err(Error::Tls(
-                "tlsVerifyCert=false is not possible with this client; name the certificate with tlsCaFile".to_owned(),
+                "tlsVerifyCert=false is not possible with this client: encryption for whoever answers protects \
+                 nothing; name the certificate of the server's CA with tlsCaFile"
+                    .to_owned(),
             ));
         }
-        let Some(file) = &self.settings.tls_ca_file else {
-            return Err(Error::Tls(
-                "name the certificate to trust with tlsCaFile, or connect without TLS with tls=false".to_owned(),
-            ));
+        let mut tls = match &self.settings.tls_ca_file {
+            Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate(file).await?)),
+            None => ClientTlsConfig::new().with_native_roots(),
         };
-        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(file).await?));
-        if let Some((certificate, key)) = &self.settings.user_certificate {
-            tls = tls.identity(Identity::from_pem(read(certificate).await?, read(key).await?));
+        if let Some((own, key)) = &self.settings.user_certificate {
+            tls = tls.identity(Identity::from_pem(certificate(own).await?, read(key).await?));
         }
         Ok(tls)
+    }
+}
+
+/// A file in which there is a certificate: one without would be trusted to
+/// trust nobody, and be told as a failure of the server's.
+async fn certificate(file: &std::path::Path) -> Result<Vec<u8>, Error> {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    let pem = read(file).await?;
+    if pem.windows(BEGIN.len()).any(|window| window == BEGIN) {
+        Ok(pem)
+    } else {
+        Err(Error::Tls(format!("{} holds no certificate in PEM", file.display())))
     }
 }
 
@@ -146,7 +171,11 @@ fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text = format!("{text}: {error}");
+        let cause = error.to_string();
+        // Some say what their cause says, and nothing more.
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
         source = error.source();
     }
     text

@@ -19,7 +19,9 @@ use tonic::{Code, Request, Response, Status};
 use crate::channel::Connector;
 use crate::event::{BINARY, JSON};
 use crate::read::{Cursor, Direction, Item, ReadOptions, Source};
-use crate::{Cluster, Error, Expected, Groups, NewEvent, NodePreference, Reading, Settings, Subscription, error};
+use crate::{
+    Cluster, Error, Expected, Groups, NewEvent, NodePreference, Reading, Settings, Subscription, Users, error,
+};
 
 /// How often a call follows a not-leader answer before it is given up: an
 /// election may move the leader once while we look for it.
@@ -245,6 +247,11 @@ impl Client {
     /// What operates a cluster. Annals only.
     pub fn cluster(&self) -> Cluster {
         Cluster::new(self.clone())
+    }
+
+    /// What administers accounts.
+    pub fn users(&self) -> Users {
+        Users::new(self.clone())
     }
 
     /// What operates consumer groups.

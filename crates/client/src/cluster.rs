@@ -2,8 +2,8 @@
 
 use annals_proto::annals::v1::cluster_client::ClusterClient;
 use annals_proto::annals::v1::{
-    AddNodeRequest, HashReply, HashRequest, ListStreamsRequest, NodeRequest, StatusReply, StatusRequest,
-    TransferLeaderRequest, list_streams_reply,
+    AddNodeRequest, HashReply, HashRequest, ListStreamsRequest, NodeRequest, ScavengeReply, ScavengeStatusRequest,
+    StartScavengeRequest, StatusReply, StatusRequest, StopScavengeRequest, TransferLeaderRequest, list_streams_reply,
 };
 use tonic::transport::Channel;
 
@@ -83,6 +83,34 @@ impl Cluster {
         let message = HashRequest { position: position.unwrap_or(0) };
         let request = || self.client.request(message, Deadline::Default);
         self.client.call(|channel| async move { service(channel).hash(request()).await }).await
+    }
+
+    /// Begins to give the space of deleted events back, unless that is under way.
+    ///
+    /// # Errors
+    /// No leader.
+    pub async fn start_scavenge(&self) -> Result<ScavengeReply, Error> {
+        let request = || self.client.request(StartScavengeRequest {}, Deadline::Default);
+        self.client.call(|channel| async move { service(channel).start_scavenge(request()).await }).await
+    }
+
+    /// Stops the scavenge that runs, or only the one with this id.
+    ///
+    /// # Errors
+    /// No leader, or it does not run.
+    pub async fn stop_scavenge(&self, id: Option<&str>) -> Result<ScavengeReply, Error> {
+        let message = StopScavengeRequest { scavenge: id.unwrap_or_default().to_owned() };
+        let request = || self.client.request(message.clone(), Deadline::Default);
+        self.client.call(|channel| async move { service(channel).stop_scavenge(request()).await }).await
+    }
+
+    /// The last scavenge, as the node we are connected to has applied it.
+    ///
+    /// # Errors
+    /// The node cannot be reached.
+    pub async fn scavenge_status(&self) -> Result<ScavengeReply, Error> {
+        let request = || self.client.request(ScavengeStatusRequest {}, Deadline::Default);
+        self.client.call(|channel| async move { service(channel).scavenge_status(request()).await }).await
     }
 
     /// Streams in byte order of their names, at most `limit`.

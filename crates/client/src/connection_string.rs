@@ -30,7 +30,8 @@ pub struct Settings {
     pub tls: bool,
     /// `tlsVerifyCert` [true].
     pub tls_verify_cert: bool,
-    /// `tlsCaFile`: a PEM file with the certificate to trust.
+    /// `tlsCaFile`: a PEM file with the CA to trust. Default: those that this
+    /// system trusts.
     pub tls_ca_file: Option<PathBuf>,
     /// `userCertFile` and `userKeyFile`: PEM files to identify with.
     pub user_certificate: Option<(PathBuf, PathBuf)>,

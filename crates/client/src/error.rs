@@ -21,6 +21,12 @@ pub enum Error {
     /// The stream was ended for ever. Nothing was written.
     #[error("stream \"{0}\" is deleted")]
     StreamDeleted(String),
+    /// The credentials prove nothing.
+    #[error("the server does not accept these credentials, or asks for some: write kurrentdb://user:password@host")]
+    Unauthenticated,
+    /// The account may not do this.
+    #[error("access denied: the account has no right to do this")]
+    AccessDenied,
     /// No node of the cluster could be found that fits.
     #[error("no node to connect to was found: {0}")]
     NoNode(String),
@@ -61,7 +67,11 @@ impl Error {
             Error::StreamNotFound(_) => Kind::NotFound,
             Error::WrongExpectedVersion { .. } => Kind::Conflict,
             Error::NoNode(_) | Error::NotLeader { .. } => Kind::Unavailable,
-            Error::StreamDeleted(_) | Error::Tls(_) | Error::Protocol(_) => Kind::Failed,
+            Error::StreamDeleted(_)
+            | Error::Tls(_)
+            | Error::Protocol(_)
+            | Error::Unauthenticated
+            | Error::AccessDenied => Kind::Failed,
             Error::Status(status) => match status.code() {
                 Code::NotFound => Kind::NotFound,
                 Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Cancelled => Kind::Unavailable,
@@ -81,6 +91,7 @@ impl From<Status> for Error {
                 Some((host, port)) => Error::NotLeader { leader: format!("{host}:{port}") },
                 None => Error::Status(Box::new(status)),
             },
+            Some("access-denied") => Error::AccessDenied,
             Some("stream-deleted") => Error::StreamDeleted(stream()),
             Some("stream-not-found") => Error::StreamNotFound(stream()),
             Some("wrong-expected-version") => {
@@ -96,6 +107,7 @@ impl From<Status> for Error {
                     actual: number("actual-version"),
                 }
             }
+            _ if status.code() == Code::Unauthenticated => Error::Unauthenticated,
             _ => Error::Status(Box::new(status)),
         }
     }

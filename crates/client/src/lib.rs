@@ -15,6 +15,7 @@ pub mod event;
 mod groups;
 mod read;
 mod subscribe;
+mod users;
 
 pub use client::{Appended, Client, Deleted};
 pub use cluster::Cluster;
@@ -24,3 +25,4 @@ pub use event::{Expected, NewEvent, Recorded, Resolved};
 pub use groups::{Group, Groups, NewGroup};
 pub use read::{Cursor, Direction, Filter, Item, ReadOptions, Reading, Source};
 pub use subscribe::Subscription;
+pub use users::{User, Users};

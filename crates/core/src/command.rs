@@ -7,10 +7,12 @@
 //! are copied but never encoded twice.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use uuid::Uuid;
 
 use crate::event::{self, Event, EventId, EventType};
+use crate::scavenge;
 use crate::wire::{DecodeError, Input};
-use crate::{Expected, Revision, StreamName, Timestamp};
+use crate::{Expected, Position, Principal, Reclaim, Revision, StreamName, Timestamp};
 
 /// One decision to be made in `apply`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,26 @@ pub enum Command {
     AllocateNode {
         /// The id must be above this one, the highest the proposer knows of.
         above: u64,
+    },
+    /// Carry out a command, if who wants it may. Without this around it a command is
+    /// the cluster's own, or of a cluster that knows no users.
+    For {
+        /// Who wants it.
+        principal: Principal,
+        /// What is wanted; not another of these.
+        command: Box<Command>,
+    },
+    /// Start to reclaim what is gone, unless that is under way.
+    StartScavenge {
+        /// Names what is started.
+        id: Uuid,
+    },
+    /// Go on with it.
+    Reclaim(Reclaim),
+    /// Stop it where it is. What is reclaimed stays so.
+    StopScavenge {
+        /// Only this one; none for any.
+        id: Option<Uuid>,
     },
 }
 
@@ -124,49 +146,87 @@ impl Batch {
     }
 }
 
+/// With which encoded commands begin.
+const START_SCAVENGE: u8 = 16;
+const RECLAIM: u8 = 17;
+const STOP_SCAVENGE: u8 = 18;
+
 impl Command {
+    /// Whether an encoded command gives space back rather than take it: what must
+    /// be possible when the disk is full.
+    pub fn gives_space(encoded: &[u8]) -> bool {
+        matches!(encoded.first(), Some(&(START_SCAVENGE | RECLAIM | STOP_SCAVENGE)))
+    }
+
     /// The command's bytes.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.encoded_len());
+        self.put(&mut out);
+        out.freeze()
+    }
+
+    fn put(&self, out: &mut BytesMut) {
         match self {
             Command::Append(append) => {
                 out.put_u8(1);
-                put_len(&mut out, append.targets.len());
+                put_len(out, append.targets.len());
                 for target in &append.targets {
                     out.put_u8(match target.role {
                         Role::Write => 0,
                         Role::Check => 1,
                     });
-                    put_expected(&mut out, target.expected);
-                    put_bytes(&mut out, target.stream.as_bytes());
+                    put_expected(out, target.expected);
+                    put_bytes(out, target.stream.as_bytes());
                 }
-                put_len(&mut out, append.events.len());
+                put_len(out, append.events.len());
                 for (target, event) in &append.events {
                     out.put_u32_le(*target);
                     out.put_u8(event::flags(event.content, event.properties));
                     out.put_u32_le(event.checksum);
                     out.put_slice(event.id.uuid().as_bytes());
-                    put_bytes(&mut out, event.event_type.as_bytes());
-                    put_bytes(&mut out, &event.metadata);
-                    put_bytes(&mut out, &event.data);
+                    put_bytes(out, event.event_type.as_bytes());
+                    put_bytes(out, &event.metadata);
+                    put_bytes(out, &event.data);
                 }
             }
             Command::Delete { stream, expected } => {
                 out.put_u8(2);
-                put_expected(&mut out, *expected);
-                put_bytes(&mut out, stream.as_bytes());
+                put_expected(out, *expected);
+                put_bytes(out, stream.as_bytes());
             }
             Command::Tombstone { stream, expected } => {
                 out.put_u8(3);
-                put_expected(&mut out, *expected);
-                put_bytes(&mut out, stream.as_bytes());
+                put_expected(out, *expected);
+                put_bytes(out, stream.as_bytes());
             }
             Command::AllocateNode { above } => {
                 out.put_u8(4);
                 out.put_u64_le(*above);
             }
+            Command::For { principal, command } => {
+                out.put_u8(FOR);
+                put_principal(out, principal);
+                command.put(out);
+            }
+            Command::StartScavenge { id } => {
+                out.put_u8(START_SCAVENGE);
+                out.put_slice(id.as_bytes());
+            }
+            Command::Reclaim(Reclaim { scavenge, from, through, positions }) => {
+                out.put_u8(RECLAIM);
+                out.put_slice(scavenge.as_bytes());
+                out.put_u64_le(from.get());
+                out.put_u64_le(through.get());
+                put_len(out, positions.len());
+                for position in positions {
+                    out.put_u64_le(position.get());
+                }
+            }
+            Command::StopScavenge { id } => {
+                out.put_u8(STOP_SCAVENGE);
+                out.put_slice(id.unwrap_or_default().as_bytes());
+            }
         }
-        out.freeze()
     }
 
     fn encoded_len(&self) -> usize {
@@ -178,6 +238,9 @@ impl Command {
             }
             Command::Delete { stream, .. } | Command::Tombstone { stream, .. } => 14 + stream.as_str().len(),
             Command::AllocateNode { .. } => 9,
+            Command::For { principal, command } => 1 + principal_len(principal) + command.encoded_len(),
+            Command::StartScavenge { .. } | Command::StopScavenge { .. } => 17,
+            Command::Reclaim(Reclaim { positions, .. }) => 37 + 8 * positions.len(),
         }
     }
 
@@ -188,6 +251,23 @@ impl Command {
     pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
         let mut input = Input::new(bytes);
         let command = match input.u8()? {
+            FOR => {
+                let principal = read_principal(&mut input)?;
+                let command = match input.u8()? {
+                    FOR => return Err(DecodeError::Invalid("a command for a principal within another")),
+                    tag => Box::new(Self::read(tag, &mut input)?),
+                };
+                Command::For { principal, command }
+            }
+            tag => Self::read(tag, &mut input)?,
+        };
+        input.end()?;
+        Ok(command)
+    }
+
+    /// What comes after its tag.
+    fn read(tag: u8, input: &mut Input) -> Result<Command, DecodeError> {
+        Ok(match tag {
             1 => {
                 let count = input.count(6)?;
                 let mut targets = Vec::with_capacity(count);
@@ -197,8 +277,8 @@ impl Command {
                         1 => Role::Check,
                         other => return Err(DecodeError::tag("role", other)),
                     };
-                    let expected = read_expected(&mut input)?;
-                    targets.push(Target { stream: read_stream(&mut input)?, expected, role });
+                    let expected = read_expected(input)?;
+                    targets.push(Target { stream: read_stream(input)?, expected, role });
                 }
                 let count = input.count(37)?;
                 let mut events = Vec::with_capacity(count);
@@ -207,24 +287,68 @@ impl Command {
                     if target as usize >= targets.len() {
                         return Err(DecodeError::Invalid("an event names a stream that is not there"));
                     }
-                    events.push((target, read_event(&mut input)?));
+                    events.push((target, read_event(input)?));
                 }
                 Command::Append(Append { targets, events })
             }
             2 => {
-                let expected = read_expected(&mut input)?;
-                Command::Delete { stream: read_stream(&mut input)?, expected }
+                let expected = read_expected(input)?;
+                Command::Delete { stream: read_stream(input)?, expected }
             }
             3 => {
-                let expected = read_expected(&mut input)?;
-                Command::Tombstone { stream: read_stream(&mut input)?, expected }
+                let expected = read_expected(input)?;
+                Command::Tombstone { stream: read_stream(input)?, expected }
             }
             4 => Command::AllocateNode { above: input.u64()? },
+            START_SCAVENGE => Command::StartScavenge { id: input.uuid()? },
+            RECLAIM => Command::Reclaim(read_reclaim(input)?),
+            STOP_SCAVENGE => Command::StopScavenge { id: Some(input.uuid()?).filter(|id| !id.is_nil()) },
             other => return Err(DecodeError::tag("command", other)),
-        };
-        input.end()?;
-        Ok(command)
+        })
     }
+}
+
+/// The tag of [`Command::For`].
+const FOR: u8 = 5;
+
+fn principal_len(principal: &Principal) -> usize {
+    17 + principal.name.len() + principal.groups.iter().map(|group| 4 + group.len()).sum::<usize>()
+}
+
+fn put_principal(out: &mut BytesMut, principal: &Principal) {
+    // No revision lies above TOMBSTONE, so that this number is free.
+    out.put_u64_le(principal.account.map_or(u64::MAX, Revision::get));
+    put_bytes(out, principal.name.as_bytes());
+    put_len(out, principal.groups.len());
+    for group in &principal.groups {
+        put_bytes(out, group.as_bytes());
+    }
+}
+
+fn read_principal(input: &mut Input) -> Result<Principal, DecodeError> {
+    let account = Revision::new(input.u64()?);
+    let name = input.text()?.to_string();
+    let count = input.count(4)?;
+    let mut groups = Vec::with_capacity(count);
+    for _ in 0..count {
+        groups.push(input.text()?.to_string());
+    }
+    Ok(Principal { name, groups, account })
+}
+
+fn read_reclaim(input: &mut Input) -> Result<Reclaim, DecodeError> {
+    let scavenge = input.uuid()?;
+    let from = Position::new(input.u64()?);
+    let through = Position::new(input.u64()?);
+    let count = input.count(8)?;
+    if count > scavenge::EVENTS_MAX {
+        return Err(DecodeError::Invalid("it reclaims too much at once"));
+    }
+    let mut positions = Vec::with_capacity(count);
+    for _ in 0..count {
+        positions.push(Position::new(input.u64()?));
+    }
+    Ok(Reclaim { scavenge, from, through, positions })
 }
 
 fn read_event(input: &mut Input) -> Result<Event, DecodeError> {

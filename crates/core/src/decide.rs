@@ -20,12 +20,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::access;
 use crate::event::{Content, Event, EventId, EventType, Properties};
 use crate::head::{Head, State};
 use crate::metadata::{self, Metadata};
+use crate::scavenge::{self, Facts, Scavenge};
 use crate::{
     Actual, Append, Appended, Command, Expected, Outcome, Position, Refusal, Revision, Role, StreamName, Target,
-    Violation,
+    Timestamp, Violation,
 };
 
 /// What must be known of the log to decide a command. All answers are as of
@@ -44,10 +46,16 @@ pub trait Heads {
     /// Where this id is in this stream, if it is among the last
     /// [`crate::limits::REMEMBERED_IDS`] events of the whole log.
     fn remembered(&self, stream: &StreamName, id: EventId) -> Result<Option<(Revision, Position)>, Self::Error>;
-    /// The data of the newest event of the stream's metastream.
-    fn metadata_json(&self, stream: &StreamName) -> Result<Bytes, Self::Error>;
+    /// The data of the stream's newest event; nothing where it has none.
+    fn newest_data(&self, stream: &StreamName) -> Result<Bytes, Self::Error>;
     /// The highest node id ever taken.
     fn last_node(&self) -> u64;
+    /// With which the command's events are created.
+    fn time(&self) -> Timestamp;
+    /// The last scavenge that was started.
+    fn scavenge(&self) -> Option<Scavenge>;
+    /// The event at a position, which is above the start and not above the tail.
+    fn event(&self, at: Position) -> Result<Facts, Self::Error>;
 }
 
 /// What becomes of a command.
@@ -57,6 +65,18 @@ pub struct Decision {
     pub outcome: Outcome,
     /// The events to write, in position order, the first at the tail's next.
     pub events: Vec<Placed>,
+    /// What is known of the last scavenge from now on; none where that stays.
+    pub scavenge: Option<Scavenge>,
+    /// Where an event is reclaimed: what is left is its stub. Ascending. Some may be
+    /// stubs already.
+    pub reclaimed: Vec<Position>,
+}
+
+impl Decision {
+    /// An answer, and nothing is written.
+    pub(crate) fn of(outcome: Outcome) -> Self {
+        Decision { outcome, events: Vec::new(), scavenge: None, reclaimed: Vec::new() }
+    }
 }
 
 /// An event with its place.
@@ -99,9 +119,14 @@ pub fn decide<H: Heads>(heads: &H, command: &Command) -> Result<Decision, H::Err
         Command::Append(append) => decide_append(heads, append),
         Command::Delete { stream, expected } => decide_delete(heads, stream, *expected),
         Command::Tombstone { stream, expected } => decide_tombstone(heads, stream, *expected),
-        Command::AllocateNode { above } => {
-            Ok(Decision { outcome: Outcome::Node(heads.last_node().max(*above) + 1), events: Vec::new() })
-        }
+        Command::AllocateNode { above } => Ok(Decision::of(Outcome::Node(heads.last_node().max(*above) + 1))),
+        Command::For { principal, command } => match access::denies(heads, principal, command)? {
+            Some(denied) => Ok(Decision::of(Outcome::Denied(denied))),
+            None => decide(heads, command),
+        },
+        Command::StartScavenge { id } => scavenge::decide_start(heads, *id),
+        Command::Reclaim(step) => scavenge::decide_reclaim(heads, step),
+        Command::StopScavenge { id } => scavenge::decide_stop(heads, *id),
     }
 }
 
@@ -141,10 +166,7 @@ fn decide_append<H: Heads>(heads: &H, append: &Append) -> Result<Decision, H::Er
         let position = at(&found[last_target].0).map_or(heads.tail(), |(_, position)| position);
         let revisions =
             found.iter().map(|(finding, head, _)| at(finding).map(|(revision, _)| revision).or(head.last)).collect();
-        return Ok(Decision {
-            outcome: Outcome::Appended(Appended { position, revisions, repeated: true }),
-            events: Vec::new(),
-        });
+        return Ok(Decision::of(Outcome::Appended(Appended { position, revisions, repeated: true })));
     }
 
     // Where a part was written before and the rest was not, that part is what
@@ -160,7 +182,7 @@ fn decide_append<H: Heads>(heads: &H, append: &Append) -> Result<Decision, H::Er
         .map(|(index, (target, (_, _, state)))| violation(index, target.stream.clone(), target.expected, *state))
         .collect();
     if !violations.is_empty() {
-        return Ok(Decision { outcome: refusal(heads, violations), events: Vec::new() });
+        return Ok(Decision::of(refusal(heads, violations)));
     }
 
     let mut place = Placing::new(heads);
@@ -177,7 +199,8 @@ fn decide_append<H: Heads>(heads: &H, append: &Append) -> Result<Decision, H::Er
     for target in append.targets.iter().filter(|target| target.role == Role::Write) {
         place.undelete(target, append)?;
     }
-    Ok(Decision { outcome: Outcome::Appended(Appended { position, revisions, repeated: false }), events: place.events })
+    let outcome = Outcome::Appended(Appended { position, revisions, repeated: false });
+    Ok(Decision { events: place.events, ..Decision::of(outcome) })
 }
 
 /// The state of a stream, where a metastream shares its stream's tombstone.
@@ -326,7 +349,7 @@ fn decide_tombstone<H: Heads>(heads: &H, stream: &StreamName, expected: Expected
 
 fn refused<H: Heads>(heads: &H, stream: &StreamName, expected: Expected, state: State) -> Decision {
     let violation = violation(0, stream.clone(), expected, state);
-    Decision { outcome: refusal(heads, vec![violation]), events: Vec::new() }
+    Decision::of(refusal(heads, vec![violation]))
 }
 
 fn refusal<H: Heads>(heads: &H, violations: Vec<Violation>) -> Outcome {
@@ -338,7 +361,7 @@ fn violation(target: u32, stream: StreamName, expected: Expected, state: State) 
 }
 
 /// Events being given their places.
-struct Placing<'a, H> {
+pub(crate) struct Placing<'a, H> {
     known: &'a H,
     /// The heads of the streams written by this command, as they will be.
     heads: BTreeMap<StreamName, Head>,
@@ -347,11 +370,22 @@ struct Placing<'a, H> {
 }
 
 impl<'a, H: Heads> Placing<'a, H> {
-    fn new(known: &'a H) -> Self {
+    pub(crate) fn new(known: &'a H) -> Self {
         Placing { known, heads: BTreeMap::new(), tail: known.tail(), events: Vec::new() }
     }
 
-    fn event(&mut self, stream: &StreamName, event: Event) -> Result<(), H::Error> {
+    /// Where the next event goes.
+    pub(crate) fn next_position(&self) -> Position {
+        self.tail.next()
+    }
+
+    /// The events, in the order of their positions.
+    pub(crate) fn into_events(self) -> Vec<Placed> {
+        self.events
+    }
+
+    /// Places an event; its revision.
+    pub(crate) fn event(&mut self, stream: &StreamName, event: Event) -> Result<Revision, H::Error> {
         if !self.heads.contains_key(stream) {
             self.heads.insert(stream.clone(), self.known.head(stream)?);
         }
@@ -360,14 +394,15 @@ impl<'a, H: Heads> Placing<'a, H> {
         let placed =
             Placed { stream: stream.clone(), revision: Revision::after(head.last), position: self.tail, event };
         placed.advance(head);
+        let revision = placed.revision;
         self.events.push(placed);
-        Ok(())
+        Ok(revision)
     }
 
     fn metadata(&mut self, stream: &StreamName, json: Bytes) -> Result<(), H::Error> {
         let metastream = stream.metastream();
         let event = own_event(&metastream, self.tail.next(), EventType::METADATA, Content::Json, json);
-        self.event(&metastream, event)
+        self.event(&metastream, event).map(|_| ())
     }
 
     fn tombstone(&mut self, stream: &StreamName) {
@@ -393,7 +428,7 @@ impl<'a, H: Heads> Placing<'a, H> {
             append.events.iter().rev().filter(|(index, _)| append.targets[*index as usize].stream == metastream);
         let json = match (written.next(), of_metadata) {
             (Some((_, event)), _) => event.data().clone(),
-            (None, false) => self.known.metadata_json(&stream)?,
+            (None, false) => self.known.newest_data(&metastream)?,
             (None, true) => return Ok(()),
         };
         if of_metadata {
@@ -406,16 +441,14 @@ impl<'a, H: Heads> Placing<'a, H> {
     }
 
     fn decided(self, last: Option<Revision>) -> Decision {
-        Decision {
-            outcome: Outcome::Appended(Appended { position: self.tail, revisions: vec![last], repeated: false }),
-            events: self.events,
-        }
+        let outcome = Outcome::Appended(Appended { position: self.tail, revisions: vec![last], repeated: false });
+        Decision { events: self.events, ..Decision::of(outcome) }
     }
 }
 
 /// An event that the rules make. Its id is a function of its place, so that
 /// all nodes make the same one.
-fn own_event(
+pub(crate) fn own_event(
     stream: &StreamName,
     position: Position,
     event_type: &'static str,

@@ -7,7 +7,9 @@
 //! shape that Python's client sends by default is recognised and needs
 //! neither.
 
-use crate::limits::{FILTER_PREFIXES_MAX, FILTER_REGEX_BYTES_MAX};
+use crate::limits::{
+    FILTER_COMPILED_BYTES_MAX, FILTER_PREFIX_BYTES_MAX, FILTER_PREFIXES_MAX, FILTER_REGEX_BYTES_MAX, FILTER_STEPS_MAX,
+};
 
 /// What a filter looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,12 @@ pub enum Invalid {
         /// How many.
         count: usize,
     },
+    /// The prefixes are too long together.
+    #[error("the prefixes of a filter have at most {FILTER_PREFIX_BYTES_MAX} bytes together, these have {bytes}")]
+    PrefixesTooLong {
+        /// Their bytes.
+        bytes: usize,
+    },
     /// Neither an expression nor a prefix.
     #[error("a filter needs a regular expression or at least one prefix")]
     Empty,
@@ -66,19 +74,16 @@ pub struct TooCostly {
     pub subject: String,
 }
 
-/// Steps of backtracking for one text. Python's default filter takes a few
-/// dozen; a nested quantifier that explodes passes this within a millisecond.
-const BACKTRACK_STEPS_MAX: usize = 10_000;
-
-/// Bytes of a compiled expression.
-const COMPILED_BYTES_MAX: usize = 1024 * 1024;
-
 impl Filter {
     /// A filter that passes what begins with any of these, byte for byte.
     ///
     /// # Errors
-    /// [`Invalid`] without any prefix or with too many.
+    /// [`Invalid`] without any prefix, with too many or too long ones.
     pub fn prefixes(subject: Subject, prefixes: Vec<String>) -> Result<Self, Invalid> {
+        let bytes = prefixes.iter().map(String::len).sum();
+        if bytes > FILTER_PREFIX_BYTES_MAX {
+            return Err(Invalid::PrefixesTooLong { bytes });
+        }
         match prefixes.len() {
             0 => Err(Invalid::Empty),
             count if count > FILTER_PREFIXES_MAX => Err(Invalid::TooManyPrefixes { count }),
@@ -100,7 +105,10 @@ impl Filter {
                 Some(Ok(inner)) => Matcher::Not(inner),
                 Some(Err(_)) | None => {
                     let mut builder = fancy_regex::RegexBuilder::new(expression);
-                    builder.backtrack_limit(BACKTRACK_STEPS_MAX).delegate_size_limit(COMPILED_BYTES_MAX);
+                    builder
+                        .backtrack_limit(FILTER_STEPS_MAX)
+                        .delegate_size_limit(FILTER_COMPILED_BYTES_MAX)
+                        .delegate_dfa_size_limit(FILTER_COMPILED_BYTES_MAX);
                     let compiled = builder.build().map_err(|_| Invalid::Regex(reason.to_string()))?;
                     Matcher::Backtracking(std::sync::Arc::new(compiled))
                 }
@@ -128,7 +136,8 @@ impl Filter {
 }
 
 fn compile(expression: &str) -> Result<regex::Regex, regex::Error> {
-    regex::RegexBuilder::new(expression).size_limit(COMPILED_BYTES_MAX).build()
+    let mut builder = regex::RegexBuilder::new(expression);
+    builder.size_limit(FILTER_COMPILED_BYTES_MAX).dfa_size_limit(FILTER_COMPILED_BYTES_MAX).build()
 }
 
 /// The `inner` of `^(?!inner)`, which says "does not begin with inner".
@@ -205,6 +214,8 @@ mod tests {
         assert!(matches!(Filter::regex(Subject::Stream, "("), Err(Invalid::Regex(_))));
         assert!(matches!(Filter::regex(Subject::Stream, &"a".repeat(2000)), Err(Invalid::TooLong { bytes: 2000 })));
         assert!(matches!(Filter::prefixes(Subject::Stream, vec![]), Err(Invalid::Empty)));
+        let long = Filter::prefixes(Subject::Stream, vec!["a".repeat(40_000), "b".repeat(40_000)]);
+        assert!(matches!(long, Err(Invalid::PrefixesTooLong { bytes: 80_000 })));
     }
 
     #[test]

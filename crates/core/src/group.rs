@@ -10,25 +10,28 @@
 //! - A message is in one place: waiting, in flight at one consumer, or being parked.
 //!   It leaves when it is acked, skipped, or its parking is confirmed.
 //! - The checkpoint is below every message of the source that is in one of these
-//!   places: whoever goes on from it forgets none.
+//!   places: whoever goes on from it forgets none. What is written beside it names
+//!   messages that have left, and no others.
 //! - With a pinned strategy at most one message of a key is in flight or being
 //!   parked, and none is delivered before an earlier one of its key has left, however
 //!   members come and go.
 //! - A consumer never has more in flight than it has slots.
 
+mod done;
+mod pinned;
 mod settings;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 pub use settings::{InvalidSettings, Settings, Strategy};
 
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::xxh3_64;
 
+use self::done::Done;
+use self::pinned::Pinned;
 use crate::event::EventId;
-
-/// Buckets over which keys are spread with the pinned strategies.
-const BUCKETS: u64 = 1_024;
+use crate::seeded::{self, Bug};
 
 /// Places that are passed, at least, before they alone make a checkpoint due.
 const PASSED_MIN: u64 = 1_000;
@@ -123,6 +126,15 @@ impl Consumer {
     }
 }
 
+/// What was done since a checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// Messages of the source that are finished.
+    finished: u64,
+    /// Places that were passed and are not for the group.
+    passed: u64,
+}
+
 #[derive(Debug)]
 struct Flight {
     message: Message,
@@ -139,18 +151,22 @@ pub struct Group {
     /// What a consumer names a message by. Ids may repeat.
     by_id: HashMap<(ConsumerId, EventId), BTreeSet<Place>>,
     parking: BTreeMap<Place, Message>,
-    /// Keys of which a message is in flight or being parked.
-    busy: HashSet<u64>,
+    /// With a pinned strategy: the keys of what waits.
+    pinned: Option<Pinned>,
     consumers: BTreeMap<ConsumerId, Consumer>,
     /// The consumer that got something last, for taking turns.
     last_served: Option<ConsumerId>,
     /// What was read of the source, whether it was for the group or not.
     read_to: Option<u64>,
     checkpointed: Option<u64>,
-    finished_since_checkpoint: u64,
-    /// Places that were passed and are not for the group.
-    passed_since_checkpoint: u64,
     checkpointed_at: Duration,
+    /// Above the checkpoint.
+    done: Done,
+    since_checkpoint: Progress,
+    /// What of that was so when the checkpoint that is being written was decided on.
+    in_checkpoint: Progress,
+    /// What has left since it was last asked.
+    left: Vec<Place>,
     counts: Counts,
 }
 
@@ -164,16 +180,24 @@ impl Group {
             in_flight: BTreeMap::new(),
             by_id: HashMap::new(),
             parking: BTreeMap::new(),
-            busy: HashSet::new(),
+            pinned: settings.strategy.is_pinned().then(Pinned::default),
             consumers: BTreeMap::new(),
             last_served: None,
             read_to: checkpoint,
             checkpointed: checkpoint,
-            finished_since_checkpoint: 0,
-            passed_since_checkpoint: 0,
             checkpointed_at: now,
+            done: Done::default(),
+            since_checkpoint: Progress::default(),
+            in_checkpoint: Progress::default(),
+            left: Vec::new(),
             counts: Counts::default(),
         }
+    }
+
+    /// A group that goes on after a checkpoint, without what was written beside it
+    /// ([`Group::done_above`]).
+    pub fn resumed(settings: Settings, checkpoint: u64, done_above: &str, now: Duration) -> Group {
+        Group { done: Done::read(checkpoint, done_above), ..Group::new(settings, Some(checkpoint), now) }
     }
 
     /// Its settings.
@@ -204,23 +228,33 @@ impl Group {
         self.waiting.contains_key(&place) || self.in_flight.contains_key(&place) || self.parking.contains_key(&place)
     }
 
+    /// The messages that have left it since this was last asked.
+    pub fn take_left(&mut self) -> Vec<Place> {
+        std::mem::take(&mut self.left)
+    }
+
     /// How many more messages it takes.
     pub fn room(&self) -> usize {
         self.settings.history_buffer.saturating_sub(self.waiting.len() + self.parking.len())
     }
 
     /// Takes the next message: of the source in ascending order, or a parked one that
-    /// is replayed. One that it has is ignored.
+    /// is replayed. One that it has, or that is known to be done, is ignored.
     pub fn push(&mut self, message: Message) {
         if let Place::Source(at) = message.place {
             if self.read_to.is_some_and(|read| at <= read) {
                 return;
             }
             self.read_to = Some(at);
+            if self.done.contains(at) {
+                return;
+            }
         } else if self.in_flight.contains_key(&message.place) || self.parking.contains_key(&message.place) {
             return;
         }
-        self.waiting.entry(message.place).or_insert(message);
+        if !self.waiting.contains_key(&message.place) {
+            self.wait(message);
+        }
     }
 
     /// The source was read up to here, inclusive, and what did not come is not for
@@ -229,7 +263,7 @@ impl Group {
         let read = self.read_to.unwrap_or(0);
         if self.read_to.is_none() || read < at {
             self.read_to = Some(at);
-            self.passed_since_checkpoint += at.saturating_sub(read);
+            self.since_checkpoint.passed += at.saturating_sub(read);
         }
     }
 
@@ -242,6 +276,7 @@ impl Group {
             return Err(Full);
         }
         self.consumers.insert(consumer, Consumer { slots: slots.max(1), in_flight: BTreeSet::new() });
+        self.members_changed();
         Ok(())
     }
 
@@ -251,71 +286,53 @@ impl Group {
         let Some(gone) = self.consumers.remove(&consumer) else { return };
         for place in gone.in_flight {
             if let Some(flight) = self.end_flight(place) {
-                self.busy.remove(&flight.message.key);
-                self.waiting.insert(place, flight.message);
+                self.wait(flight.message);
+                self.free(flight.message.key);
             }
         }
+        self.members_changed();
     }
 
-    /// What is to be delivered now. Each is in flight from here on.
+    /// What is to be delivered now, in the order of places. Each is in flight from
+    /// here on.
     pub fn deliver(&mut self, now: Duration) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
-        if !self.consumers.values().any(Consumer::has_room) {
-            return deliveries;
-        }
-        let pinned = self.settings.strategy.is_pinned();
-        // Of a key that cannot be served, nothing later may be either.
-        let mut blocked = HashSet::new();
-        let mut served = Vec::new();
-        let members: Vec<ConsumerId> = self.consumers.keys().copied().collect();
-        let mut free = self.consumers.values().filter(|consumer| consumer.has_room()).count();
-        for (place, message) in &self.waiting {
-            if free == 0 {
-                break;
-            }
-            if pinned && (self.busy.contains(&message.key) || blocked.contains(&message.key)) {
-                continue;
-            }
-            let chosen = match self.settings.strategy {
-                Strategy::DispatchToSingle => {
-                    self.consumers.iter().find(|(_, consumer)| consumer.has_room()).map(|(id, _)| *id)
-                }
-                Strategy::RoundRobin => {
-                    let after = self.last_served.map_or(0, |last| last + 1);
-                    let has_room = |(id, consumer): (&ConsumerId, &Consumer)| consumer.has_room().then_some(*id);
-                    self.consumers
-                        .range(after..)
-                        .find_map(has_room)
-                        .or_else(|| self.consumers.range(..after).find_map(has_room))
-                }
-                Strategy::Pinned | Strategy::PinnedByCorrelation => {
-                    let id = pinned_to(message.key, &members);
-                    id.filter(|id| self.consumers.get(id).is_some_and(Consumer::has_room))
-                }
-            };
-            let Some(consumer) = chosen else {
-                blocked.insert(message.key);
-                continue;
-            };
+        while let Some((consumer, message)) = self.next() {
             self.last_served = Some(consumer);
-            if pinned {
-                self.busy.insert(message.key);
-            }
+            self.waiting.remove(&message.place);
             if let Some(consumer) = self.consumers.get_mut(&consumer) {
-                consumer.in_flight.insert(*place);
-                free -= usize::from(!consumer.has_room());
+                consumer.in_flight.insert(message.place);
             }
-            self.by_id.entry((consumer, message.id)).or_default().insert(*place);
-            self.in_flight.insert(*place, Flight { message: *message, consumer, since: now });
-            served.push(*place);
-            deliveries.push(Delivery { consumer, message: *message });
+            self.by_id.entry((consumer, message.id)).or_default().insert(message.place);
+            self.in_flight.insert(message.place, Flight { message, consumer, since: now });
+            deliveries.push(Delivery { consumer, message });
         }
-        for place in &served {
-            self.waiting.remove(place);
-        }
+        deliveries.sort_by_key(|delivery| delivery.message.place);
         self.counts.delivered += deliveries.len() as u64;
         self.counts.retried += deliveries.iter().filter(|delivery| delivery.message.retries > 0).count() as u64;
         deliveries
+    }
+
+    /// Somebody with room, and what is to go there next.
+    fn next(&mut self) -> Option<(ConsumerId, Message)> {
+        let with_room = |(id, consumer): (&ConsumerId, &Consumer)| consumer.has_room().then_some(*id);
+        if let Some(pinned) = &mut self.pinned {
+            let mut free = self.consumers.iter().filter_map(with_room);
+            let (consumer, place) = free.find_map(|consumer| Some((consumer, pinned.next(consumer)?)))?;
+            return Some((consumer, *self.waiting.get(&place)?));
+        }
+        let (_, message) = self.waiting.first_key_value()?;
+        let consumer = match self.settings.strategy {
+            Strategy::RoundRobin => {
+                let after = self.last_served.map_or(0, |last| last + 1);
+                let later = self.consumers.range(after..).find_map(with_room);
+                later.or_else(|| self.consumers.range(..after).find_map(with_room))
+            }
+            Strategy::DispatchToSingle | Strategy::Pinned | Strategy::PinnedByCorrelation => {
+                self.consumers.iter().find_map(with_room)
+            }
+        };
+        Some((consumer?, *message))
     }
 
     /// A consumer has processed a message. Ids of which it has none are ignored.
@@ -341,6 +358,12 @@ impl Group {
                 None
             }
         }
+    }
+
+    /// Since when a consumer has had a message, if it has it.
+    pub fn in_flight_since(&self, consumer: ConsumerId, id: EventId) -> Option<Duration> {
+        let place = self.by_id.get(&(consumer, id))?.first()?;
+        self.in_flight.get(place).map(|flight| flight.since)
     }
 
     /// Takes messages back that were not answered in time.
@@ -371,32 +394,46 @@ impl Group {
         !self.waiting.keys().chain(self.in_flight.keys()).chain(self.parking.keys()).any(is_left)
     }
 
-    /// The checkpoint that is due, if one is. Written or not, the next one is due by
-    /// what is finished after [`Group::checkpointed`].
+    /// The checkpoint that is due, if one is, to be written before it is asked for
+    /// again. What is done meanwhile counts for the next one.
     ///
     /// Places that are passed make one due only by many of them, and not more often than
     /// by time: a group on everything would otherwise follow its own checkpoints.
-    pub fn checkpoint(&self, now: Duration) -> Option<u64> {
+    pub fn checkpoint(&mut self, now: Duration) -> Option<u64> {
         let Settings { checkpoint_after, min_checkpoint, max_checkpoint, .. } = self.settings;
-        let (finished, elapsed) = (self.finished_since_checkpoint, now.saturating_sub(self.checkpointed_at));
+        let (Progress { finished, passed }, elapsed) =
+            (self.since_checkpoint, now.saturating_sub(self.checkpointed_at));
         let by_count = finished >= max_checkpoint.max(1);
         let by_time = checkpoint_after.is_some_and(|after| elapsed >= after) && finished >= min_checkpoint.max(1);
-        let by_passing = self.passed_since_checkpoint >= max_checkpoint.max(PASSED_MIN)
-            && elapsed >= checkpoint_after.unwrap_or(PASSED_AFTER);
-        if by_count || by_time || by_passing { self.last_checkpoint() } else { None }
+        let by_passing =
+            passed >= max_checkpoint.max(PASSED_MIN) && elapsed >= checkpoint_after.unwrap_or(PASSED_AFTER);
+        if !(by_count || by_time || by_passing) {
+            return None;
+        }
+        self.in_checkpoint = self.since_checkpoint;
+        self.last_checkpoint()
     }
 
-    /// The checkpoint, due or not, where it is another than the last.
+    /// The checkpoint, due or not, where it would tell more than the last.
     pub fn last_checkpoint(&self) -> Option<u64> {
-        self.finished_to().filter(|at| self.checkpointed.is_none_or(|last| last < *at))
+        let tells_more =
+            |at: &u64| self.since_checkpoint.finished > 0 || self.checkpointed.is_none_or(|last| last < *at);
+        self.finished_to().filter(tells_more)
+    }
+
+    /// What is done above a checkpoint, to be written beside it.
+    pub fn done_above(&self, checkpoint: u64) -> String {
+        self.done.written(checkpoint)
     }
 
     /// A checkpoint is durable.
     pub fn checkpointed(&mut self, at: u64, now: Duration) {
         self.checkpointed = Some(at);
         self.checkpointed_at = now;
-        self.finished_since_checkpoint = 0;
-        self.passed_since_checkpoint = 0;
+        self.done.forget(at);
+        let counted = std::mem::take(&mut self.in_checkpoint);
+        self.since_checkpoint.finished -= counted.finished;
+        self.since_checkpoint.passed -= counted.passed;
     }
 
     /// The last checkpoint.
@@ -412,7 +449,11 @@ impl Group {
 
     /// Up to here, inclusive, everything of the source is done.
     pub fn finished_to(&self) -> Option<u64> {
-        match self.first_unfinished() {
+        let lowest = match seeded::is(Bug::S23) {
+            true => first_of_source(&self.waiting).into_iter().chain(first_of_source(&self.parking)).min(),
+            false => self.first_unfinished(),
+        };
+        match lowest {
             Some(lowest) => lowest.checked_sub(1),
             None => self.read_to,
         }
@@ -443,9 +484,29 @@ impl Group {
             let reason = format!("Reached retry count of {}", self.settings.max_retries);
             return Some(self.park(message, reason));
         }
-        self.busy.remove(&message.key);
-        self.waiting.insert(message.place, Message { retries: message.retries + 1, ..message });
+        self.wait(Message { retries: message.retries + 1, ..message });
+        self.free(message.key);
         None
+    }
+
+    fn wait(&mut self, message: Message) {
+        self.waiting.insert(message.place, message);
+        if let Some(pinned) = &mut self.pinned {
+            pinned.waits(message.place, message.key);
+        }
+    }
+
+    /// No message of this key is in flight or being parked any more.
+    fn free(&mut self, key: u64) {
+        if let Some(pinned) = &mut self.pinned {
+            pinned.free(key);
+        }
+    }
+
+    fn members_changed(&mut self) {
+        if let Some(pinned) = &mut self.pinned {
+            pinned.members(self.consumers.keys().copied());
+        }
     }
 
     /// The key stays busy: what comes after it may not overtake its parking.
@@ -455,9 +516,11 @@ impl Group {
     }
 
     fn finish(&mut self, message: &Message) {
-        self.busy.remove(&message.key);
-        if matches!(message.place, Place::Source(_)) {
-            self.finished_since_checkpoint += 1;
+        self.left.push(message.place);
+        self.free(message.key);
+        if let Place::Source(at) = message.place {
+            self.since_checkpoint.finished += 1;
+            self.done.insert(at);
         }
     }
 }
@@ -467,13 +530,6 @@ fn first_of_source<T>(places: &BTreeMap<Place, T>) -> Option<u64> {
         Some((Place::Source(at), _)) => Some(*at),
         Some((Place::Parked(_), _)) | None => None,
     }
-}
-
-/// The member that serves a key: the one with the highest hash of member and bucket,
-/// so that one that comes or goes moves its own share only.
-fn pinned_to(key: u64, members: &[ConsumerId]) -> Option<ConsumerId> {
-    let bucket = key % BUCKETS;
-    members.iter().copied().max_by_key(|member| xxh3_64_with_seed(&member.to_le_bytes(), bucket))
 }
 
 /// The key of a stream name or correlation id.

@@ -7,10 +7,12 @@
 //!
 //! Reading order: the words ([`position`], [`revision`], [`stream_name`],
 //! [`event`]), what is asked ([`command`], [`expected`]), what is known
-//! ([`head`], [`metadata`]), what is answered ([`outcome`]), and the heart
-//! that ties them together, [`decide`].
+//! ([`head`], [`metadata`]), who may ask it ([`access`]), what is answered
+//! ([`outcome`]), and the heart that ties them together, [`decide`]; then what goes
+//! for good ([`scavenge`]).
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod command;
 pub mod decide;
 pub mod event;
@@ -23,11 +25,13 @@ pub mod metadata;
 pub mod outcome;
 pub mod position;
 pub mod revision;
+pub mod scavenge;
 pub mod seeded;
 pub mod stream_name;
 pub mod timestamp;
 mod wire;
 
+pub use access::{Acl, Denied, Principal, Right};
 pub use command::{Append, Batch, Command, Role, Target};
 pub use event::{Content, Event, EventId, EventType, Properties};
 pub use expected::Expected;
@@ -36,6 +40,7 @@ pub use metadata::Metadata;
 pub use outcome::{Actual, Appended, Outcome, Refusal, Violation};
 pub use position::Position;
 pub use revision::Revision;
+pub use scavenge::{Reclaim, Scavenge};
 pub use stream_name::StreamName;
 pub use timestamp::Timestamp;
 pub use wire::DecodeError;

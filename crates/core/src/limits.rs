@@ -37,8 +37,19 @@ pub const REMEMBERED_IDS: u64 = 1_000_000;
 /// Bytes of one regular expression in a filter.
 pub const FILTER_REGEX_BYTES_MAX: usize = 1024;
 
+/// Bytes of a regular expression as it is compiled, and of what it remembers
+/// while it runs: a short one can stand for a large one.
+pub const FILTER_COMPILED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Steps of backtracking for one text. Python's default filter takes a few
+/// dozen; a nested quantifier that explodes passes this within a millisecond.
+pub const FILTER_STEPS_MAX: usize = 10_000;
+
 /// Prefixes in one filter.
 pub const FILTER_PREFIXES_MAX: usize = 1_000;
+
+/// Bytes of all prefixes of one filter: it is kept as long as its subscription.
+pub const FILTER_PREFIX_BYTES_MAX: usize = 64 * 1024;
 
 const _: () = assert!(APPEND_BYTES_MAX_DEFAULT <= APPEND_BYTES_MAX_CEILING);
 const _: () = assert!(MESSAGE_BYTES_MAX < EVENT_BYTES_MAX);

@@ -5,7 +5,7 @@
 //! (protocol 5.1).
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use memchr::memmem::Finder;
@@ -13,6 +13,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::Revision;
+use crate::access::Acl;
 
 /// The keys of the metadata that Annals itself acts on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,9 @@ pub struct Metadata {
     /// `$tb`: revisions below are hidden. [`Revision::TOMBSTONE`] hides all,
     /// which is what a soft delete is.
     pub truncate_before: Option<Revision>,
+    /// `$acl`: who may do what. Unlike the numbers, one that cannot be read does not
+    /// count as absent: it lets nobody but administrators in.
+    pub acl: Option<Arc<Acl>>,
 }
 
 impl Metadata {
@@ -44,6 +48,7 @@ impl Metadata {
                 "$maxCount" => metadata.max_count = number(),
                 "$maxAge" => metadata.max_age_seconds = number(),
                 "$tb" => metadata.truncate_before = number().and_then(Revision::new),
+                "$acl" => metadata.acl = Some(Arc::new(Acl::parse(value.get()))),
                 // Anything else is the application's.
                 _ => {}
             }

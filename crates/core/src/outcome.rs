@@ -4,8 +4,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::command::{put_bytes, put_expected, put_len, read_expected};
 use crate::head::State;
+use crate::scavenge;
 use crate::wire::{DecodeError, Input};
-use crate::{Expected, Position, Revision, StreamName};
+use crate::{Denied, Expected, Position, Revision, Right, StreamName};
 
 /// The answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,10 @@ pub enum Outcome {
     Refused(Refusal),
     /// The node id that was taken.
     Node(u64),
+    /// Not carried out, in no part: who wanted it may not.
+    Denied(Denied),
+    /// What became of a command about a scavenge.
+    Scavenge(scavenge::Answer),
 }
 
 /// A command that was carried out.
@@ -132,6 +137,20 @@ impl Outcome {
                 out.put_u8(3);
                 out.put_u64_le(*id);
             }
+            Outcome::Denied(Denied::Right { as_of, stream, right }) => {
+                out.put_u8(5);
+                out.put_u64_le(as_of.get());
+                out.put_u8(*right as u8);
+                put_bytes(&mut out, stream.as_bytes());
+            }
+            Outcome::Denied(Denied::Account { as_of }) => {
+                out.put_u8(6);
+                out.put_u64_le(as_of.get());
+            }
+            Outcome::Scavenge(answer) => {
+                out.put_u8(16);
+                answer.encode(&mut out);
+            }
         }
         out.freeze()
     }
@@ -178,6 +197,16 @@ impl Outcome {
                 Outcome::Refused(Refusal { as_of, violations })
             }
             3 => Outcome::Node(input.u64()?),
+            5 => {
+                let as_of = Position::new(input.u64()?);
+                let tag = input.u8()?;
+                let right = Right::ALL.get(usize::from(tag)).ok_or(DecodeError::tag("right", tag))?;
+                let stream = StreamName::from_utf8(input.bytes()?)
+                    .map_err(|_| DecodeError::Invalid("a stream name out of bounds"))?;
+                Outcome::Denied(Denied::Right { as_of, stream, right: *right })
+            }
+            6 => Outcome::Denied(Denied::Account { as_of: Position::new(input.u64()?) }),
+            16 => Outcome::Scavenge(scavenge::Answer::read(&mut input)?),
             other => return Err(DecodeError::tag("outcome", other)),
         };
         input.end()?;

@@ -10,9 +10,10 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 
 use annals_core::decide::{Heads, Placed, decide};
+use annals_core::scavenge::Facts;
 use annals_core::{
     Actual, Append, Batch, Command, Content, Event, EventId, EventType, Expected, Head, Outcome, Position, Properties,
-    Revision, Role, StreamName, Target, Timestamp,
+    Revision, Role, Scavenge, StreamName, Target, Timestamp,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -144,7 +145,11 @@ impl Model {
     /// The answer: revisions per target, or the indexes of the targets in violation.
     fn run(&mut self, command: &Command) -> Result<Vec<Option<u64>>, Vec<u32>> {
         match command {
-            Command::AllocateNode { .. } => unreachable!("not generated"),
+            Command::AllocateNode { .. }
+            | Command::For { .. }
+            | Command::StartScavenge { .. }
+            | Command::Reclaim(_)
+            | Command::StopScavenge { .. } => unreachable!("not generated"),
             Command::Delete { stream, expected } => {
                 let name = stream.as_str();
                 let ok = match self.state(name) {
@@ -282,13 +287,21 @@ impl Heads for Known {
         let found = self.log.iter().rev().find(|p| p.stream == *stream && p.event.id() == id);
         Ok(found.map(|p| (p.revision, p.position)))
     }
-    fn metadata_json(&self, stream: &StreamName) -> Result<Bytes, Infallible> {
-        let meta = stream.metastream();
-        let found = self.log.iter().rev().find(|p| p.stream == meta);
+    fn newest_data(&self, stream: &StreamName) -> Result<Bytes, Infallible> {
+        let found = self.log.iter().rev().find(|p| p.stream == *stream);
         Ok(found.map(|p| p.event.data().clone()).unwrap_or_default())
     }
     fn last_node(&self) -> u64 {
         0
+    }
+    fn time(&self) -> Timestamp {
+        Timestamp::default()
+    }
+    fn scavenge(&self) -> Option<Scavenge> {
+        None
+    }
+    fn event(&self, _: Position) -> Result<Facts, Infallible> {
+        unreachable!("nobody scavenges here")
     }
 }
 
@@ -373,7 +386,7 @@ proptest! {
             let states: Vec<Is> = match command {
                 Command::Append(append) => append.targets.iter().map(|t| model.state(t.stream.as_str())).collect(),
                 Command::Delete { stream, .. } | Command::Tombstone { stream, .. } => vec![model.state(stream.as_str())],
-                Command::AllocateNode { .. } => vec![],
+                _ => vec![],
             };
             let length = known.log.len();
             let outcome = known.run(command);

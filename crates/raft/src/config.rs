@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observer::Observer;
+use crate::transport::{ClearText, Connect};
 
 /// How one node runs. Plain data: the process that reads its configuration
 /// validates it, [`Config::validate`] only refuses what would not work at all.
@@ -46,6 +47,11 @@ pub struct Config {
     pub flush_bytes: u64,
     /// Appends are refused while the disk has fewer bytes free.
     pub disk_reserve_bytes: u64,
+    /// How peers are connected to: without TLS by default.
+    pub connect: Arc<dyn Connect>,
+    /// A leader hands over to a voter that has caught up and whose priority is
+    /// higher. [`crate::Node::set_priority`] changes it.
+    pub priority: i32,
     /// Who wants to know what happens, typically metrics.
     pub observer: Arc<dyn Observer>,
 }
@@ -67,6 +73,8 @@ impl Config {
             flush_entries: 50_000,
             flush_bytes: 64 * 1024 * 1024,
             disk_reserve_bytes: 1024 * 1024 * 1024,
+            connect: Arc::new(ClearText),
+            priority: 0,
             observer: Arc::new(()),
         }
     }

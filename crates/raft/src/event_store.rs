@@ -35,6 +35,8 @@ pub(crate) trait CatchUp: Sized + Send + 'static {
     type Error: Error + Send + Sync + 'static;
 
     fn position(&self) -> Position;
+    fn lacks_stubs(&self, residue: &[u8]) -> Result<bool, Self::Error>;
+    fn reclaim(&mut self, stubs: Vec<Bytes>) -> Result<(), Self::Error>;
     fn ingest(&mut self, records: Vec<Bytes>) -> Result<(), Self::Error>;
     fn finish(self, mark: Mark, residue: &[u8]) -> Result<(), Self::Error>;
 }
@@ -81,6 +83,14 @@ impl CatchUp for annals_store::CatchUp {
 
     fn position(&self) -> Position {
         self.position()
+    }
+
+    fn lacks_stubs(&self, residue: &[u8]) -> Result<bool, Self::Error> {
+        self.lacks_stubs(residue)
+    }
+
+    fn reclaim(&mut self, stubs: Vec<Bytes>) -> Result<(), Self::Error> {
+        self.reclaim(stubs)
     }
 
     fn ingest(&mut self, records: Vec<Bytes>) -> Result<(), Self::Error> {

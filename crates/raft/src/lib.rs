@@ -7,8 +7,9 @@
 //! Reading order: what a node is (`node`) and who it is (`identity`, `lineage`,
 //! `peer_memory`, `introduction`, `bootstrap`, `admin`); how entries become
 //! durable (`log_store`, `entries`, `flusher`, `segments`, `witness`, `codec`); how they
-//! travel and are applied (`network`, `ledger`, `service`, `state_machine`,
-//! `snapshot`, `maintenance`); how a dead leader is noticed (`leader_loss`); what
+//! travel and are applied (`transport`, `network`, `ledger`, `service`, `state_machine`,
+//! `snapshot`, `maintenance`); how a dead leader is noticed (`leader_loss`) and who
+//! should lead (`priority`); what
 //! an append and a read go through (`proposer`, `forward`, `read_index`); how a
 //! stopped node's directory is looked at ([`verify`]).
 #![forbid(unsafe_code)]
@@ -26,6 +27,8 @@ mod error;
 mod event_store;
 mod flusher;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod introduction;
 mod leader_loss;
@@ -41,6 +44,7 @@ mod network;
 mod node;
 mod observer;
 mod peer_memory;
+mod priority;
 mod proposer;
 mod read_index;
 mod runtime;
@@ -51,6 +55,7 @@ pub mod simulation;
 mod snapshot;
 mod state_machine;
 mod status;
+mod transport;
 mod types;
 pub mod verify;
 mod witness;
@@ -58,7 +63,11 @@ mod witness;
 pub use admin::AdminRequest;
 pub use config::{Config, InvalidConfig};
 pub use error::{AdminError, AppendError, BarrierError, OpenError};
+pub use network::MESSAGE_BYTES_MAX;
 pub use node::{Node, Route};
 pub use observer::Observer;
+pub use proposer::WAITING_MAX as APPENDS_WAITING_MAX;
+pub use service::FORWARDED as FORWARDED_MAX;
 pub use service::NodeServices;
 pub use status::{Member, Phase, Role, Status};
+pub use transport::{ClearText, Connect, NodeNames};

@@ -47,11 +47,12 @@ use crate::observer::Observer;
 use crate::peer_memory::{PeerMemory, Unacceptable};
 use crate::snapshot::{SnapshotData, Transfers};
 use crate::state_machine::Snapshot;
+use crate::transport::Connect;
 use crate::types::{LogId, NodeInfo, TypeConfig, Vote};
 
 /// The largest message between nodes: the largest append, as one entry, with
 /// some room. Peers are trusted with it, clients never reach these services.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 320 * 1024 * 1024;
+pub const MESSAGE_BYTES_MAX: usize = 320 * 1024 * 1024;
 
 const CONNECT: Duration = Duration::from_secs(1);
 const PING_EVERY: Duration = Duration::from_secs(2);
@@ -80,12 +81,16 @@ pub(crate) enum Purpose {
 }
 
 /// Connections to peers, made when first used and again when broken.
-#[derive(Default)]
 pub(crate) struct Channels {
+    connect: Arc<dyn Connect>,
     channels: Mutex<HashMap<(String, Purpose), Channel>>,
 }
 
 impl Channels {
+    pub(crate) fn new(connect: Arc<dyn Connect>) -> Self {
+        Channels { connect, channels: Mutex::default() }
+    }
+
     /// The connection to an address. Nothing is sent yet.
     ///
     /// # Errors
@@ -95,15 +100,15 @@ impl Channels {
         if let Some(channel) = channels.get(&(address.to_owned(), purpose)) {
             return Ok(channel.clone());
         }
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(8 * 1024 * 1024)
-            .initial_connection_window_size(16 * 1024 * 1024)
-            .connect_lazy();
+            .initial_connection_window_size(16 * 1024 * 1024);
+        let channel = self.connect.connect(endpoint);
         channels.insert((address.to_owned(), purpose), channel.clone());
         Ok(channel)
     }

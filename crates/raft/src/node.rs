@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,7 +28,7 @@ use openraft::errors::{InitializeError, LinearizableReadError, RaftError};
 use openraft::storage::{RaftStateMachine, StorageHelper};
 use openraft::{ReadPolicy, ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
@@ -47,6 +47,7 @@ use crate::log_store::LogStore;
 use crate::maintenance;
 use crate::network::{Channels, Dialer, Network};
 use crate::peer_memory::PeerMemory;
+use crate::priority;
 use crate::proposer::{Kind, Proposer, Surroundings};
 use crate::read_index::ReadIndex;
 use crate::service::NodeServices;
@@ -115,6 +116,8 @@ struct Inner {
     transfers: Arc<Transfers>,
     free_bytes: Arc<AtomicU64>,
     durable: AtomicU64,
+    priority: AtomicI32,
+    priority_changed: Notify,
     phase: watch::Sender<Phase>,
     status: watch::Sender<Status>,
     stopping: CancellationToken,
@@ -177,10 +180,12 @@ impl Node {
                 turned_away: Mutex::new(None),
                 adoption: Semaphore::new(1),
                 running: OnceLock::new(),
-                channels: Arc::default(),
+                channels: Arc::new(Channels::new(config.connect.clone())),
                 transfers: Arc::default(),
                 free_bytes: Arc::new(AtomicU64::new(u64::MAX)),
                 durable: AtomicU64::new(0),
+                priority: AtomicI32::new(config.priority),
+                priority_changed: Notify::new(),
                 phase: watch::Sender::new(if removed { Phase::Removed } else { phase }),
                 status: watch::Sender::new(no_status(incarnation)),
                 stopping: CancellationToken::new(),
@@ -209,6 +214,7 @@ impl Node {
         node.publish_status();
         node.inner.tasks.spawn(maintenance::run(node.clone()));
         node.inner.tasks.spawn(keep_status(node.clone()));
+        node.inner.tasks.spawn(priority::run(node.clone()));
         if !node.config().bootstrap.is_empty() && !removed {
             node.inner.tasks.spawn(bootstrap::run(node.clone()));
             #[cfg(feature = "seeded-bugs")]
@@ -248,7 +254,7 @@ impl Node {
             let error = match (self.running(), &leader) {
                 (None, _) => AppendError::NotReady("it takes no part in a cluster".into()),
                 (Some(running), Some((id, _))) if *id == running.identity.node => {
-                    match running.proposer.append(command.clone(), Kind::Append, deadline).await {
+                    match running.proposer.append(command.clone(), Kind::of(&command), deadline).await {
                         Err(error @ AppendError::NotLeader { .. }) => error,
                         #[cfg(feature = "seeded-bugs")]
                         Err(error @ AppendError::Unknown(_)) if seeded::is(Bug::S21) => {
@@ -341,6 +347,20 @@ impl Node {
             () = tokio::time::sleep_until(deadline.into()) => Err(BarrierError::TimedOut),
             () = self.inner.stopping.cancelled() => Err(BarrierError::ShuttingDown),
         }
+    }
+
+    /// How much this node should lead: a leader hands over to a voter with a higher
+    /// number.
+    pub fn priority(&self) -> i32 {
+        self.inner.priority.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Node::priority`] until the process ends. If this node leads, it looks
+    /// at once who should lead instead.
+    pub fn set_priority(&self, priority: i32) {
+        self.inner.priority.store(priority, Ordering::Relaxed);
+        self.inner.priority_changed.notify_one();
+        tracing::info!(priority, "the priority of this node is set");
     }
 
     /// Why this node must not go on, once that is known: it runs on an outdated
@@ -503,6 +523,10 @@ impl Node {
         &self.inner.free_bytes
     }
 
+    pub(crate) async fn priority_changed(&self) {
+        self.inner.priority_changed.notified().await;
+    }
+
     /// How many entries survive a crash without the log, as last looked up.
     pub(crate) fn durable(&self) -> u64 {
         self.inner.durable.load(Ordering::Relaxed)
@@ -556,6 +580,7 @@ impl Node {
             bootstrap,
             initialized: !self.inner.log.is_pristine(),
             incarnation: self.inner.incarnation.as_bytes().to_vec().into(),
+            priority: self.priority(),
         }
     }
 

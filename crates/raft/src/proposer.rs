@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use annals_core::{Batch, Outcome, Timestamp};
+use annals_core::{Batch, Command, Outcome, Timestamp};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -51,6 +51,9 @@ const WORTH_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_millis(1);
 /// Commands that may wait; bytes are bounded by the budget.
 const QUEUE: usize = 65_536;
+/// Commands that may wait for memory to be queued. Beyond it they are refused at
+/// once: they would wait longer than anybody has patience for.
+pub const WAITING_MAX: usize = 4_096;
 /// What a command costs beside its bytes.
 const OVERHEAD: usize = 256;
 
@@ -60,6 +63,8 @@ pub(crate) struct Proposer {
     queue: mpsc::Sender<Waiting>,
     budget: Arc<Semaphore>,
     budget_bytes: usize,
+    /// Places for those who wait for a part of the budget.
+    places: Arc<Semaphore>,
     #[cfg(feature = "seeded-bugs")]
     mistakes: crate::mistakes::Proposing,
 }
@@ -79,6 +84,13 @@ pub(crate) enum Kind {
     Append,
     /// The cluster's own housekeeping: it goes on.
     Housekeeping,
+}
+
+impl Kind {
+    /// Of a command that came from a client, encoded.
+    pub(crate) fn of(command: &[u8]) -> Kind {
+        if Command::gives_space(command) { Kind::Housekeeping } else { Kind::Append }
+    }
 }
 
 /// What the task works with.
@@ -107,6 +119,7 @@ impl Proposer {
             queue,
             budget: Arc::new(Semaphore::new(budget_bytes)),
             budget_bytes,
+            places: Arc::new(Semaphore::new(WAITING_MAX)),
             #[cfg(feature = "seeded-bugs")]
             mistakes: surroundings.mistakes.clone(),
         };
@@ -136,10 +149,16 @@ impl Proposer {
         // is theirs before it is free.
         let permit = match self.budget.clone().try_acquire_many_owned(price) {
             Ok(permit) => permit,
-            Err(_) => tokio::time::timeout_at(deadline, self.budget.clone().acquire_many_owned(price))
-                .await
-                .map_err(|_| AppendError::Overloaded)?
-                .expect("the budget is never closed"),
+            Err(_) => {
+                let _place = match kind {
+                    Kind::Append => Some(self.places.try_acquire().map_err(|_| AppendError::Overloaded)?),
+                    Kind::Housekeeping => None,
+                };
+                tokio::time::timeout_at(deadline, self.budget.clone().acquire_many_owned(price))
+                    .await
+                    .map_err(|_| AppendError::Overloaded)?
+                    .expect("the budget is never closed")
+            }
         };
         let (reply, mut outcome) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));

@@ -17,6 +17,7 @@
 //! - What is read is checked: an entry has a checksum of its own.
 
 mod frame;
+pub(crate) mod fuzzing;
 mod one_bit;
 mod record;
 mod scan;

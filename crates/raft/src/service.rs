@@ -19,8 +19,9 @@ use openraft::storage::RaftStateMachine;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::service::RoutesBuilder;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::service::interceptor::InterceptedService;
+use tonic::service::{Interceptor, RoutesBuilder};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::admin;
@@ -33,10 +34,11 @@ use crate::network::{MESSAGE_BYTES_MAX, outdated_copy};
 use crate::node::{Node, Running, until};
 use crate::proposer::Kind;
 use crate::snapshot::{Leader, Receiver, send_records};
+use crate::transport::NodeNames;
 use crate::types::{Raft, TypeConfig, index_of};
 
 /// Commands of one peer that are carried out at a time.
-const FORWARDED: usize = 8_192;
+pub const FORWARDED: usize = 8_192;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -52,29 +54,35 @@ impl NodeServices {
     }
 
     /// Adds `annals.internal.v1.Replication` and
-    /// `annals.internal.v1.Coordination`. Clients must not reach them: whoever
-    /// can is a peer.
-    pub fn add_to(self, routes: &mut RoutesBuilder) {
-        routes.add_service(
-            ReplicationServer::new(self.clone())
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        );
-        routes.add_service(
-            CoordinationServer::new(self)
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        );
+    /// `annals.internal.v1.Coordination`, each call through `guard` first.
+    /// Clients must not get past it: whoever does is a peer. Where connections
+    /// prove who is at their other end, the guard also leaves the [`NodeNames`]
+    /// in the request's extensions.
+    pub fn add_to<G>(self, routes: &mut RoutesBuilder, guard: G)
+    where
+        G: Interceptor + Clone + Send + Sync + 'static,
+    {
+        let replication = ReplicationServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let coordination = CoordinationServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        routes.add_service(InterceptedService::new(replication, guard.clone()));
+        routes.add_service(InterceptedService::new(coordination, guard));
     }
 
     /// What is running here, and who calls. The caller's boot is remembered
     /// durably before this returns.
-    async fn admit(&self, headers: &MetadataMap) -> Result<(&Running, u64), Status> {
+    async fn admit(&self, headers: &MetadataMap, proved: &Extensions) -> Result<(&Running, u64), Status> {
         let Some(running) = self.node.running() else {
             self.node.turned_away(headers);
             return Err(Status::unavailable("this node takes no part yet, or no more"));
         };
         let from = admit(&running.identity, &running.raft, headers)?;
+        if let Some(names) = proved.get::<NodeNames>() {
+            is_itself(names, from, running)?;
+        }
         let Err(unacceptable) = running.memory.meet(from, &identity::lineage(headers)).await else {
             return Ok((running, from));
         };
@@ -90,9 +98,22 @@ impl NodeServices {
         request: &Request<pb::Message>,
     ) -> Result<(&Running, VoteRequest<TypeConfig>), Status> {
         let headers = request.metadata();
-        let (running, _) = self.admit(headers).await?;
+        let (running, _) = self.admit(headers, request.extensions()).await?;
         let candidacy = admit_candidate(&running.identity, &running.raft, headers, &request.get_ref().body)?;
         Ok((running, candidacy))
+    }
+}
+
+/// Refuses a member that calls from under the certificate of another host.
+#[allow(clippy::result_large_err)]
+fn is_itself(names: &NodeNames, from: u64, running: &Running) -> Result<(), Status> {
+    match running.metrics().membership_config.get_node(&from) {
+        Some(known) if !names.cover_address(&known.address) => Err(Status::permission_denied(format!(
+            "node {from} is at {}, but the certificate of the connection names {names}",
+            known.address
+        ))),
+        // A node that this one has not heard of yet, in a cluster that it is in.
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -148,7 +169,7 @@ impl Replication for NodeServices {
         &self,
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let (running, from) = self.admit(request.metadata()).await?;
+        let (running, from) = self.admit(request.metadata(), request.extensions()).await?;
         let incoming = request.into_inner();
         let node = self.node.clone();
         let ended = futures::stream::once(std::future::ready(None));
@@ -183,7 +204,7 @@ impl Replication for NodeServices {
     }
 
     async fn transfer_leader(&self, request: Request<pb::Message>) -> Result<Response<pb::Message>, Status> {
-        let (running, _) = self.admit(request.metadata()).await?;
+        let (running, _) = self.admit(request.metadata(), request.extensions()).await?;
         let transfer = codec::decode_transfer_request(&request.get_ref().body).map_err(invalid)?;
         let answer = running.raft.handle_transfer_leader(transfer).await.map_err(stopped)?;
         Ok(running.identity.answer(pb::Message { body: codec::encode_transfer_answer(&answer) }))
@@ -193,7 +214,7 @@ impl Replication for NodeServices {
         &self,
         request: Request<pb::SnapshotOffer>,
     ) -> Result<Response<Self::OfferSnapshotStream>, Status> {
-        let (running, from) = self.admit(request.metadata()).await?;
+        let (running, from) = self.admit(request.metadata(), request.extensions()).await?;
         let receiver = Receiver {
             raft: running.raft.clone(),
             store: self.node.store().clone(),
@@ -211,7 +232,7 @@ impl Replication for NodeServices {
         &self,
         request: Request<pb::PullRequest>,
     ) -> Result<Response<Self::PullRecordsStream>, Status> {
-        let (running, _) = self.admit(request.metadata()).await?;
+        let (running, _) = self.admit(request.metadata(), request.extensions()).await?;
         let (chunks, sent) = mpsc::channel(2);
         let stopping = self.node.stopping().clone();
         self.node.tasks().spawn(until(stopping, send_records(self.node.store().clone(), request.into_inner(), chunks)));
@@ -248,7 +269,7 @@ impl Coordination for NodeServices {
         &self,
         request: Request<Streaming<pb::ForwardRequest>>,
     ) -> Result<Response<Self::ForwardStream>, Status> {
-        let (running, _) = self.admit(request.metadata()).await?;
+        let (running, _) = self.admit(request.metadata(), request.extensions()).await?;
         let proposer = running.proposer.clone();
         let mut commands = request.into_inner();
         let (replies, answers) = mpsc::channel(256);
@@ -267,7 +288,8 @@ impl Coordination for NodeServices {
                             let proposer = proposer.clone();
                             under_way.push(async move {
                                 let deadline = Instant::now() + Duration::from_millis(u64::from(command.timeout_ms));
-                                write_answer(command.id, proposer.append(command.command, Kind::Append, deadline).await)
+                                let kind = Kind::of(&command.command);
+                                write_answer(command.id, proposer.append(command.command, kind, deadline).await)
                             });
                         }
                         // The other node is gone, and nobody waits any more.
@@ -281,7 +303,7 @@ impl Coordination for NodeServices {
     }
 
     async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
-        let (running, _) = self.admit(request.metadata()).await?;
+        let (running, _) = self.admit(request.metadata(), request.extensions()).await?;
         match running.leader_reads.get().await {
             Ok(applied) => Ok(running.identity.answer(pb::ReadIndexReply { applied })),
             Err(error @ BarrierError::NotLeader { .. }) => Err(Status::failed_precondition(error.to_string())),
@@ -305,7 +327,7 @@ impl Coordination for NodeServices {
     }
 
     async fn greet(&self, request: Request<pb::GreetRequest>) -> Result<Response<pb::GreetReply>, Status> {
-        let (running, _) = self.admit(request.metadata()).await?;
+        let (running, _) = self.admit(request.metadata(), request.extensions()).await?;
         Ok(running.identity.answer(pb::GreetReply {}))
     }
 
@@ -313,12 +335,12 @@ impl Coordination for NodeServices {
         &self,
         request: Request<pb::LostLeaderRequest>,
     ) -> Result<Response<pb::LostLeaderReply>, Status> {
-        let (running, _) = self.admit(request.metadata()).await?;
+        let (running, _) = self.admit(request.metadata(), request.extensions()).await?;
         Ok(running.identity.answer(leader_loss::look(running, request.get_ref().leader).await))
     }
 
     async fn administer(&self, request: Request<pb::AdminRequest>) -> Result<Response<pb::AdminReply>, Status> {
-        let (running, _) = self.admit(request.metadata()).await?;
+        let (running, _) = self.admit(request.metadata(), request.extensions()).await?;
         let request = request.into_inner();
         let deadline = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms));
         let request = admin::read_request(request).ok_or_else(|| Status::invalid_argument("an empty request"))?;
@@ -326,7 +348,7 @@ impl Coordination for NodeServices {
     }
 
     async fn retire(&self, request: Request<pb::RetireRequest>) -> Result<Response<pb::RetireReply>, Status> {
-        let (running, from) = self.admit(request.metadata()).await?;
+        let (running, from) = self.admit(request.metadata(), request.extensions()).await?;
         let accusation = request.into_inner();
         let own = running.identity;
         if !accusation.missing_boot.is_empty() {

@@ -7,6 +7,10 @@
 //! ([`annals_store::CatchUp`]), and when the consensus library agrees, the
 //! second state takes the first one's place in one step.
 //!
+//! What was reclaimed meanwhile among the records that the follower has already is
+//! pulled first, as stubs. The leader may have reclaimed more than the snapshot says;
+//! that does no harm ([`annals_core::scavenge`]).
+//!
 //! The leader keeps the log from the offered entry on while a transfer is
 //! under way and for a while after it, so that the follower can go on with the
 //! log where the snapshot ends.
@@ -202,6 +206,8 @@ impl<S: EventStore, L: SnapshotShelf> Receiver<S, L> {
         let store = self.store.clone();
         let catch_up = off_the_runtime(move || store.begin_catch_up()).await?;
         tracing::info!(from = self.from, after = %catch_up.position(), through = offer.position, "catching up");
+        let lacks_stubs = catch_up.lacks_stubs(&offer.residue).map_err(|error| Status::internal(error.to_string()))?;
+        let catch_up = if lacks_stubs { self.pull_stubs(catch_up, &offer, progress).await? } else { catch_up };
         let catch_up = self.pull(catch_up, &offer, progress).await?;
 
         let data =
@@ -239,6 +245,50 @@ impl<S: EventStore, L: SnapshotShelf> Receiver<S, L> {
         Ok(catch_up)
     }
 
+    /// Pulls what is left of reclaimed events among those that are here already.
+    async fn pull_stubs(
+        &self,
+        mut catch_up: S::CatchUp,
+        offer: &pb::SnapshotOffer,
+        progress: &mpsc::Sender<Result<pb::SnapshotProgress, Status>>,
+    ) -> Result<S::CatchUp, Status> {
+        let through = catch_up.position().get();
+        let (mut looked_at, mut failures) = (0, 0);
+        while looked_at < through {
+            let before = looked_at;
+            let request = pb::PullRequest { after: looked_at, through, stubs_only: true };
+            let failure = match self.chunks(&offer.address, request).await {
+                Ok(mut chunks) => loop {
+                    let chunk = match next(&mut chunks).await {
+                        Ok(Some(chunk)) => chunk,
+                        Ok(None) => break Status::unavailable("the pull ended early"),
+                        Err(status) => break status,
+                    };
+                    looked_at = looked_at.max(chunk.through);
+                    catch_up = off_the_runtime(move || catch_up.reclaim(chunk.records).map(|()| catch_up)).await?;
+                    // No record has come, but somebody waits for a sign.
+                    tell(progress, catch_up.position()).await?;
+                },
+                Err(status) => status,
+            };
+            failures = if looked_at > before { 1 } else { failures + 1 };
+            if looked_at < through && failures >= ATTEMPTS {
+                return Err(failure);
+            }
+            if looked_at < through {
+                tokio::time::sleep(Duration::from_millis(100) * failures).await;
+            }
+        }
+        Ok(catch_up)
+    }
+
+    async fn chunks(&self, address: &str, request: pb::PullRequest) -> Result<Chunks, Status> {
+        match tokio::time::timeout(SILENCE, self.source.pull(address, request)).await {
+            Ok(begun) => begun,
+            Err(_) => Err(Status::deadline_exceeded("the pull was not answered")),
+        }
+    }
+
     /// One stream of records. A failure of the connection comes back with the
     /// catch-up, which can go on; one of the records ends it.
     async fn pull_once(
@@ -247,29 +297,40 @@ impl<S: EventStore, L: SnapshotShelf> Receiver<S, L> {
         offer: &pb::SnapshotOffer,
         progress: &mpsc::Sender<Result<pb::SnapshotProgress, Status>>,
     ) -> Result<(S::CatchUp, Option<Status>), Status> {
-        let request = pb::PullRequest { after: catch_up.position().get(), through: offer.position };
-        let mut chunks = match tokio::time::timeout(SILENCE, self.source.pull(&offer.address, request)).await {
-            Ok(Ok(chunks)) => chunks,
-            Ok(Err(status)) => return Ok((catch_up, Some(status))),
-            Err(_) => return Ok((catch_up, Some(Status::deadline_exceeded("the pull was not answered")))),
+        let request = pb::PullRequest { after: catch_up.position().get(), through: offer.position, stubs_only: false };
+        let mut chunks = match self.chunks(&offer.address, request).await {
+            Ok(chunks) => chunks,
+            Err(status) => return Ok((catch_up, Some(status))),
         };
         loop {
-            let chunk = match tokio::time::timeout(SILENCE, chunks.next()).await {
-                Ok(Some(Ok(chunk))) => chunk,
+            let chunk = match next(&mut chunks).await {
+                Ok(Some(chunk)) => chunk,
                 Ok(None) => return Ok((catch_up, None)),
-                Ok(Some(Err(status))) => return Ok((catch_up, Some(status))),
-                Err(_) => return Ok((catch_up, Some(Status::deadline_exceeded("the pull fell silent")))),
+                Err(status) => return Ok((catch_up, Some(status))),
             };
             catch_up = off_the_runtime(move || catch_up.ingest(chunk.records).map(|()| catch_up)).await?;
-            let told = pb::SnapshotProgress { position: catch_up.position().get(), result: Bytes::new() };
-            if progress.send(Ok(told)).await.is_err() {
-                return Err(Status::cancelled("nobody waits for this catch-up any more"));
-            }
+            tell(progress, catch_up.position()).await?;
         }
     }
 }
 
-/// Sends the records of `(after, through]` until nobody listens.
+/// The next chunk of a pull; none at its end.
+async fn next(chunks: &mut Chunks) -> Result<Option<pb::RecordChunk>, Status> {
+    match tokio::time::timeout(SILENCE, chunks.next()).await {
+        Ok(chunk) => chunk.transpose(),
+        Err(_) => Err(Status::deadline_exceeded("the pull fell silent")),
+    }
+}
+
+/// Says how far a catch-up is.
+async fn tell(progress: &mpsc::Sender<Result<pb::SnapshotProgress, Status>>, position: Position) -> Result<(), Status> {
+    let told = pb::SnapshotProgress { position: position.get(), result: Bytes::new() };
+    let sent = progress.send(Ok(told)).await;
+    sent.map_err(|_| Status::cancelled("nobody waits for this catch-up any more"))
+}
+
+/// Sends the records of `(after, through]`, or the stubs among them, until nobody
+/// listens.
 pub(crate) async fn send_records<S: EventStore>(
     store: S,
     request: pb::PullRequest,
@@ -283,9 +344,11 @@ pub(crate) async fn send_records<S: EventStore>(
             let records: Vec<_> = records.iter().filter(|record| record.position().get() <= request.through).collect();
             let last = records.last().ok_or_else(|| Status::out_of_range(format!("there is no record {next}")))?;
             let following = last.position().next();
+            let wanted = records.iter().filter(|record| !request.stubs_only || record.is_reclaimed());
+            let through = if request.stubs_only { last.position().get() } else { 0 };
             Ok((
                 following,
-                pb::RecordChunk { records: records.iter().map(|record| record.encoded().clone()).collect() },
+                pb::RecordChunk { records: wanted.map(|record| record.encoded().clone()).collect(), through },
             ))
         });
         match chunk {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use annals_core::{Batch, Outcome};
+use annals_core::{Batch, Command, Outcome};
 use annals_store::{Mark, Store};
 use bytes::Bytes;
 use futures::stream::{Stream, StreamExt};
@@ -192,15 +192,18 @@ impl<S: EventStore, L: SnapshotShelf> Shared<S, L> {
 }
 
 fn events(batch: &Batch) -> usize {
-    batch
-        .commands
-        .iter()
-        .map(|command| match command {
-            annals_core::Command::Append(append) => append.events.len(),
-            annals_core::Command::Delete { .. } | annals_core::Command::Tombstone { .. } => 1,
-            annals_core::Command::AllocateNode { .. } => 0,
-        })
-        .sum()
+    fn of(command: &Command) -> usize {
+        match command {
+            Command::Append(append) => append.events.len(),
+            Command::Delete { .. } | Command::Tombstone { .. } => 1,
+            Command::AllocateNode { .. }
+            | Command::StartScavenge { .. }
+            | Command::Reclaim(_)
+            | Command::StopScavenge { .. } => 0,
+            Command::For { command, .. } => of(command),
+        }
+    }
+    batch.commands.iter().map(of).sum()
 }
 
 impl<S: EventStore, L: SnapshotShelf> RaftStateMachine<TypeConfig> for StateMachine<S, L> {

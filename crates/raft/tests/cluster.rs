@@ -247,6 +247,45 @@ fn a_follower_that_the_log_no_longer_reaches_catches_up_with_records() {
 }
 
 #[test]
+fn who_was_away_while_events_were_reclaimed_has_reclaimed_them_when_it_is_back() {
+    let mut cluster = Cluster::start(3, |config| {
+        config.log_keep_entries = 10;
+        config.flush_entries = 50;
+    });
+    for n in 0..60 {
+        cluster.server(0).append(if n % 2 == 0 { "drop-1" } else { "keep-1" }, 2).expect("appended");
+    }
+    let away = cluster.a_follower();
+    cluster.kill(away);
+    let leader = cluster.await_leader();
+    cluster.server(leader).delete("drop-1");
+    cluster.server(leader).scavenge();
+    for _ in 0..300 {
+        cluster.server(leader).append("meanwhile-1", 2).expect("appended");
+    }
+    let reached = cluster.server(leader).status().last_log;
+    eventually("the log is purged", || {
+        cluster.server(leader).append("meanwhile-2", 1).expect("appended");
+        cluster.server(leader).status().purged + 100 > reached
+    });
+    cluster.start_node(away);
+    eventually("it has everything", || cluster.server(away).tail() == cluster.server(leader).tail());
+    cluster.assert_equal();
+    let reclaimed = cluster.server(leader).reclaimed();
+    assert_eq!(reclaimed.len(), 60);
+    assert_eq!(cluster.server(away).reclaimed(), reclaimed);
+
+    // A node that has nothing gets the stubs in place of the events.
+    let place = cluster.add_place();
+    let address = cluster.addresses[place].clone();
+    cluster.server(leader).administer(AdminRequest::AddNode { address }).expect("added");
+    eventually("it has everything", || cluster.server(place).tail() == cluster.server(leader).tail());
+    assert_eq!(cluster.server(place).reclaimed(), reclaimed);
+    assert_eq!(cluster.server(place).node.store().scavenge(), cluster.server(leader).node.store().scavenge());
+    cluster.assert_equal();
+}
+
+#[test]
 fn an_empty_node_is_added_promoted_and_then_decides_with_the_others() {
     let mut cluster = Cluster::start(3, |config| {
         config.log_keep_entries = 10;

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::BoxError;
 use axum::body::{Body, HttpBody};
@@ -23,13 +23,24 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use hyper::body::{Frame, SizeHint};
 use prost::Message as _;
-use tonic::Code;
+use tonic::{Code, Status};
 
+use crate::config::Config;
+use crate::consistency;
+use crate::grpc::streams::WRITE_TIMEOUT;
 use crate::http::problem;
+use crate::limits::Peer;
 use crate::metrics::{Counted, Metrics};
+use crate::status::Failure;
 
 const CONTENT_TYPE: &str = "application/grpc";
 const STATUS: &str = "grpc-status";
+
+/// What the paths of calls between nodes begin with.
+const BETWEEN_NODES: &str = "/annals.internal.";
+
+/// What a call gets beyond its deadline to end by itself.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// Whether this is a gRPC call, by its content type.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
@@ -47,7 +58,10 @@ pub(crate) async fn observe(State(metrics): State<Metrics>, request: Request, ne
         }
         return not_a_call(request.method());
     }
-    let call = Call::begin(metrics, request.uri().path());
+    let mut call = Call::begin(metrics, request.uri().path());
+    if let Some(peer) = Peer::of(request.extensions()) {
+        call = call.over(peer.clone());
+    }
     call.answered(next.run(request).await)
 }
 
@@ -67,14 +81,52 @@ fn not_a_call(method: &Method) -> Response {
 
 /// The answer to a call that no service takes.
 pub(crate) fn unimplemented(path: &str) -> Response {
-    let (parts, ()) =
-        tonic::Status::unimplemented(format!("this server has no method {path}")).into_http::<()>().into_parts();
+    status_alone(Status::unimplemented(format!("this server has no method {}", shortened(path))))
+}
+
+/// When a request is given up whose answer has not begun. What nodes ask of each
+/// other has times of its own.
+pub(crate) fn given_up_at(config: &Config, path: &str, headers: &HeaderMap) -> Option<tokio::time::Instant> {
+    if path.starts_with(BETWEEN_NODES) {
+        return None;
+    }
+    // Later than what a handler itself says when its time is up: it knows more.
+    let longest = config.request_timeout_max() + WRITE_TIMEOUT + GRACE;
+    let own = headers.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(consistency::timeout);
+    let patience = own.map_or(longest, |own| own.saturating_add(GRACE).min(longest));
+    Some(tokio::time::Instant::now() + patience)
+}
+
+/// The answer to a call that was given up. What it asked for may be done or not.
+pub(crate) fn late() -> Response {
+    status_alone(Status::deadline_exceeded("the call was not answered before its deadline"))
+}
+
+/// The answer to a caller that calls too often, of a call if it has a path.
+pub(crate) fn too_many(metrics: &Metrics, path: Option<&str>, per_second: u64) -> Response {
+    let failure = Failure::TooManyCalls { per_second };
+    match path {
+        Some(path) => Call::begin(metrics.clone(), path).answered(status_alone(failure.v1())),
+        None => problem(StatusCode::TOO_MANY_REQUESTS, &failure.message()),
+    }
+}
+
+fn status_alone(status: Status) -> Response {
+    let (parts, ()) = status.into_http::<()>().into_parts();
     (parts, Body::empty()).into_response()
 }
 
 /// `/package.Service/Method`.
 fn is_grpc_path(path: &str) -> bool {
     methods().contains_key(path)
+}
+
+/// A client's text for use in an answer: enough of it to be recognised.
+fn shortened(text: &str) -> &str {
+    match text.char_indices().nth(128) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
 }
 
 /// Service and method of a path, `unknown` for those that are not ours: a
@@ -111,12 +163,21 @@ pub(crate) struct Call {
     code: Option<Code>,
     #[expect(dead_code, reason = "held for its drop")]
     inflight: Counted,
+    /// Keeps the connection from being idle.
+    peer: Option<Peer>,
 }
 
 impl Call {
     pub(crate) fn begin(metrics: Metrics, path: &str) -> Self {
         let (service, method) = known(path);
-        Call { inflight: metrics.call(service, method), metrics, service, method, started: Instant::now(), code: None }
+        let inflight = metrics.call(service, method);
+        Call { inflight, metrics, service, method, started: Instant::now(), code: None, peer: None }
+    }
+
+    /// The same, over a connection that is in use until it ends.
+    pub(crate) fn over(mut self, peer: Peer) -> Self {
+        self.peer = Some(peer);
+        self
     }
 
     /// The answer, whose body counts the call when it ends.

@@ -8,11 +8,12 @@
 //! A [`Config`] is read by the binary from its layers (defaults, files,
 //! environment, flags), validated once, and from then on only read.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use annals_core::limits;
+use annals_raft::Status;
 use serde::{Deserialize, Deserializer, Serialize};
 
 const MIB: u64 = 1024 * 1024;
@@ -60,7 +61,7 @@ macro_rules! options {
 
 options! {
     /// Where this node listens for clients, HTTP and its peers, all on one
-    /// port. An address other than loopback needs `insecure`.
+    /// port. An address other than loopback needs TLS (`tls_cert`) or `insecure`.
     listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 2113)),
 
     /// The `host:port` by which clients and peers reach this node. It is
@@ -80,9 +81,40 @@ options! {
     #[serde(deserialize_with = "list")]
     bootstrap: Vec<String> = Vec::new(),
 
-    /// Serve without TLS and without authentication beyond loopback. Whoever
-    /// reaches the port may read and write everything.
+    /// A PEM file with this node's certificate, followed by those that lead from
+    /// it to its CA, if any. With it the port speaks TLS only. It must be valid
+    /// for the host of `node_address`. This file and the next two are looked at
+    /// every second, and at once on SIGHUP: new contents serve new connections.
+    tls_cert: Option<PathBuf> = None,
+
+    /// A PEM file with the private key of that certificate.
+    tls_key: Option<PathBuf> = None,
+
+    /// A PEM file with the CA of this cluster, or several while one replaces
+    /// another. Every node has its certificate from it, for both ends of a
+    /// connection, with the URI annals://CLUSTER_NAME/node/HOST; users may have
+    /// one, with annals://CLUSTER_NAME/user/NAME. Nodes of a cluster need it. A
+    /// node that is alone does without, and then nobody identifies by certificate.
+    tls_ca: Option<PathBuf> = None,
+
+    /// What certificates call this cluster, the same on every node: letters,
+    /// digits, `.`, `_` and `-`. Nodes refuse those of another name, even of the
+    /// same CA. Of no meaning without `tls_ca`.
+    cluster_name: String = "annals".to_owned(),
+
+    /// Serve beyond loopback, and speak to peers there, without TLS; and, unless
+    /// `authentication` says otherwise, ask nobody who they are: whoever reaches the
+    /// port may read and write everything.
     insecure: bool = false,
+
+    /// Whether callers must say who they are. Default: unless `insecure`. With both, as
+    /// behind a proxy that ends TLS, passwords travel in clear text from there on.
+    authentication: Option<bool> = None,
+
+    /// A file with the password of the first administrator, `admin`, of a new cluster.
+    /// Read at the start; of no meaning once there was such an account. Default: one is
+    /// drawn, and left in the file `admin-password` in `data` on the node that leads.
+    admin_password_file: Option<PathBuf> = None,
 
     /// What is logged: a level, or directives such as `info,annals_raft=debug`.
     log: String = "info".to_owned(),
@@ -90,13 +122,31 @@ options! {
     /// `text` for people, `json` for machines: one object per line.
     log_format: LogFormat = LogFormat::Text,
 
+    /// Lines of one kind that are logged in a second, from the level `info` up.
+    /// More are left out, and counted in a line of their own. 0: any number.
+    log_lines_per_second_max: u64 = 100,
+
     /// Open connections. One more is refused with a text that says so. Each
     /// costs some tens of KiB, and up to `connection_window_bytes` while it sends.
     connections_max: usize = 2_000,
 
+    /// Of these, from one address (of IPv6 from one network of 64 bits).
+    /// Connections from the machine itself count towards `connections_max`
+    /// alone. Raise it where many clients come through one proxy.
+    connections_per_address_max: usize = 200,
+
+    /// Milliseconds without a call after which a connection is closed in order,
+    /// at the latest after twice as many. Clients connect again when they need to.
+    connection_idle_ms: u64 = 300_000,
+
     /// Calls at the same time on one HTTP/2 connection; further ones wait at
     /// the client. Clients keep one connection, and each subscription is a call.
-    streams_per_connection_max: u32 = 1_000,
+    streams_per_connection_max: u32 = 256,
+
+    /// Calls that one caller may begin in a second, and appends of a batch; one
+    /// more is refused. 0: any number. A caller is an address, as for
+    /// connections. Calls from the machine itself are not limited.
+    calls_per_second_max: u64 = 20_000,
 
     /// Bytes of the headers of one request. Larger ones are refused.
     header_list_bytes_max: u32 = 16 * 1024,
@@ -122,6 +172,11 @@ options! {
     /// entry of the log and held in memory on every node.
     append_bytes_max: u64 = limits::APPEND_BYTES_MAX_DEFAULT as u64,
 
+    /// Bytes of messages that have begun to come in and are not complete, over
+    /// all calls. Beyond it such calls are refused as overloaded. At least as
+    /// much as one message, 16 MiB.
+    receive_bytes_max: u64 = 128 * MIB,
+
     /// Milliseconds after which a call that does not stream is given up when
     /// the client sets no deadline. The fate of an append is then unknown.
     request_timeout_ms: u64 = 10_000,
@@ -131,6 +186,18 @@ options! {
 
     /// Subscriptions at the same time on this node.
     subscriptions_max: usize = 10_000,
+
+    /// Of these, from one caller: an address, as for connections. From the
+    /// machine itself any number.
+    subscriptions_per_caller_max: usize = 100,
+
+    /// Milliseconds for which a reader or a subscriber may take nothing of what
+    /// is ready for it. Then it is ended with a status that says how far it came.
+    stall_timeout_ms: u64 = 60_000,
+
+    /// Bytes that may be ready for all readers and subscribers together, beyond
+    /// 64 KiB for each. When it is used up they get pages of 64 KiB.
+    pages_bytes_max: u64 = 256 * MIB,
 
     /// Milliseconds that a stop may take: subscriptions told, leadership
     /// handed over, running calls finished. Then the rest is cut off.
@@ -158,9 +225,17 @@ options! {
     /// Entries of the same. What is reached first holds.
     log_keep_entries: u64 = 100_000,
 
+    /// Who should lead: a leader hands over to a voter with a higher number that
+    /// has caught up. Where all have the same, whoever leads goes on.
+    node_priority: i32 = 0,
+
     /// Free bytes on the disk of `data` below which appends are refused.
     /// Reads, subscriptions and removal go on.
     disk_reserve_bytes: u64 = 1024 * MIB,
+
+    /// Bytes of the log that a scavenge looks at per second, at most. It takes longer
+    /// with less, and leaves more to those who append and read.
+    scavenge_bytes_per_second: u64 = 32 * MIB,
 
     /// Bytes of applied events in memory before they go to the state's files.
     memtable_bytes: u64 = 64 * MIB,
@@ -190,12 +265,41 @@ pub enum Invalid {
     /// Would serve without TLS to the network.
     #[error(
         "will not listen on {listen}: without TLS and authentication whoever reaches this address may read and write \
-         everything. Listen on 127.0.0.1, or set `insecure` (--insecure) if the network is closed to others"
+         everything. Give the node a certificate (--tls-cert, --tls-key, --tls-ca; `annals certs` makes some to try \
+         with), or listen on 127.0.0.1, or set `insecure` (--insecure) if the network is closed to others"
     )]
     Insecure {
         /// The address.
         listen: SocketAddr,
     },
+    /// Would speak to other nodes without TLS over the network.
+    #[error(
+        "will not be in a cluster with {peer}: without TLS whoever is on the way may read and change what nodes tell \
+         each other. Give every node a certificate (--tls-cert, --tls-key, --tls-ca; `annals certs` makes some to try \
+         with), or set `insecure` (--insecure) if the network is closed to others"
+    )]
+    InsecurePeer {
+        /// Where another node is.
+        peer: String,
+    },
+    /// One of a pair is missing.
+    #[error("`tls_cert` and `tls_key` (--tls-cert, --tls-key) are given together or not at all")]
+    HalfTls,
+    /// A CA and nothing to show.
+    #[error("`tls_ca` is given without `tls_cert`: a node that checks certificates shows one (--tls-cert, --tls-key)")]
+    OnlyCa,
+    /// No way to know peers by.
+    #[error(
+        "`tls_ca` (--tls-ca) is missing: this node is in a cluster with {peer}, and nodes know each other by \
+         certificates of one CA"
+    )]
+    NoCa {
+        /// Where another node is.
+        peer: String,
+    },
+    /// Not usable in a certificate.
+    #[error("`cluster_name` is \"{0}\", but must be 1 to 64 letters, digits, `.`, `_` or `-`")]
+    ClusterName(String),
     /// No address to tell clients.
     #[error(
         "`listen` is {listen}, which names no single address: set `node_address` (--node-address HOST:PORT) to the one \
@@ -242,7 +346,8 @@ impl Config {
     /// # Errors
     /// [`Invalid`]: the first thing found wrong.
     pub fn validate(&self) -> Result<(), Invalid> {
-        if !self.listen.ip().is_loopback() && !self.insecure {
+        self.validate_tls()?;
+        if !self.listen.ip().is_loopback() && !self.has_tls() && !self.insecure {
             return Err(Invalid::Insecure { listen: self.listen });
         }
         if self.node_address.is_none() && self.listen.ip().is_unspecified() {
@@ -258,7 +363,54 @@ impl Config {
         if !self.bootstrap.is_empty() && !self.bootstrap.contains(&own) {
             return Err(Invalid::NotListed { own, listed: self.bootstrap.join(", ") });
         }
+        self.validate_peers(self.bootstrap.iter().map(String::as_str))?;
         self.validate_numbers()
+    }
+
+    /// Checks what only the data directory knows: whom the node is in a
+    /// cluster with. `bootstrap` need not be given to a node that is.
+    ///
+    /// # Errors
+    /// [`Invalid::InsecurePeer`] or [`Invalid::NoCa`].
+    pub fn validate_members(&self, status: &Status) -> Result<(), Invalid> {
+        self.validate_peers(status.members.iter().map(|member| member.address.as_str()))
+    }
+
+    fn validate_tls(&self) -> Result<(), Invalid> {
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return Err(Invalid::HalfTls);
+        }
+        if self.tls_ca.is_some() && !self.has_tls() {
+            return Err(Invalid::OnlyCa);
+        }
+        let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if !(1..=64).contains(&self.cluster_name.len()) || !self.cluster_name.chars().all(sound) {
+            return Err(Invalid::ClusterName(self.cluster_name.clone()));
+        }
+        Ok(())
+    }
+
+    fn validate_peers<'a>(&self, members: impl Iterator<Item = &'a str>) -> Result<(), Invalid> {
+        let own = self.own_address();
+        for peer in members.filter(|member| *member != own) {
+            if self.has_tls() && self.tls_ca.is_none() {
+                return Err(Invalid::NoCa { peer: peer.to_owned() });
+            }
+            if !self.has_tls() && !self.insecure && !is_loopback(peer) {
+                return Err(Invalid::InsecurePeer { peer: peer.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the port speaks TLS.
+    pub fn has_tls(&self) -> bool {
+        self.tls_cert.is_some()
+    }
+
+    /// Whether others than this machine reach the node without TLS.
+    pub fn is_open_to_others(&self) -> bool {
+        !self.has_tls() && !self.listen.ip().is_loopback()
     }
 
     fn validate_numbers(&self) -> Result<(), Invalid> {
@@ -266,7 +418,19 @@ impl Config {
             if holds { Ok(()) } else { Err(Invalid::Number { option, value, rule }) }
         };
         let positive = "but must be at least 1";
-        check("connections_max", self.connections_max as u64, self.connections_max > 0, positive)?;
+        for (option, value) in [
+            ("connections_max", self.connections_max),
+            ("connections_per_address_max", self.connections_per_address_max),
+            ("subscriptions_per_caller_max", self.subscriptions_per_caller_max),
+        ] {
+            check(option, value as u64, value > 0, positive)?;
+        }
+        check(
+            "receive_bytes_max",
+            self.receive_bytes_max,
+            self.receive_bytes_max >= limits::MESSAGE_BYTES_MAX as u64,
+            "but must be at least 16767216: the largest message would never fit",
+        )?;
         check(
             "streams_per_connection_max",
             u64::from(self.streams_per_connection_max),
@@ -300,10 +464,18 @@ impl Config {
             self.append_queue_bytes >= self.append_bytes_max,
             "but must not be below `append_bytes_max`: the largest append would never fit",
         )?;
+        check(
+            "scavenge_bytes_per_second",
+            self.scavenge_bytes_per_second,
+            self.scavenge_bytes_per_second >= 64 * 1024,
+            "but must be at least 65536 (64 KiB): a scavenge would never end",
+        )?;
         for (option, value) in [
             ("keep_alive_interval_ms", self.keep_alive_interval_ms),
             ("keep_alive_timeout_ms", self.keep_alive_timeout_ms),
             ("first_byte_timeout_ms", self.first_byte_timeout_ms),
+            ("connection_idle_ms", self.connection_idle_ms),
+            ("stall_timeout_ms", self.stall_timeout_ms),
             ("request_timeout_ms", self.request_timeout_ms),
             ("heartbeat_ms", self.heartbeat_ms),
         ] {
@@ -329,10 +501,21 @@ impl Config {
         )
     }
 
+    /// Whether callers must say who they are.
+    pub fn asks_who(&self) -> bool {
+        self.authentication.unwrap_or(!self.insecure)
+    }
+
     /// The `host:port` that clients and peers are told: `node_address`, else
     /// `listen`.
     pub fn own_address(&self) -> String {
         self.node_address.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+
+    /// How clients name this node. Over TLS they also need the CA, if it is not
+    /// one that their system trusts.
+    pub fn url(&self) -> String {
+        format!("kurrentdb://{}?tls={}", self.own_address(), self.has_tls())
     }
 
     /// [`Config::request_timeout_ms`] as a time.
@@ -349,6 +532,13 @@ impl Config {
     pub fn shutdown_timeout(&self) -> Duration {
         Duration::from_millis(self.shutdown_timeout_ms)
     }
+}
+
+/// Whether a `host:port` is this machine for certain.
+pub(crate) fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 fn host_port(option: &'static str, value: &str) -> Result<(), Invalid> {
@@ -391,6 +581,52 @@ mod tests {
         assert!(matches!(config.validate(), Err(Invalid::Insecure { .. })));
         config.insecure = true;
         config.validate().expect("said");
+        let listen = config.listen;
+        with_tls(Config { listen, ..Config::default() }).validate().expect("TLS does as well");
+    }
+
+    fn with_tls(config: Config) -> Config {
+        Config { tls_cert: Some("c".into()), tls_key: Some("k".into()), ..config }
+    }
+
+    #[test]
+    fn certificate_key_and_ca_belong_together() {
+        let with = |cert: bool, key: bool, ca: bool| {
+            let file = |there: bool| there.then(|| PathBuf::from("f"));
+            Config { tls_cert: file(cert), tls_key: file(key), tls_ca: file(ca), ..Config::default() }.validate()
+        };
+        assert!(matches!(with(true, false, false), Err(Invalid::HalfTls)));
+        assert!(matches!(with(false, true, true), Err(Invalid::HalfTls)));
+        assert!(matches!(with(false, false, true), Err(Invalid::OnlyCa)));
+        with(true, true, false).expect("a node that is alone");
+        with(true, true, true).expect("a node of a cluster");
+    }
+
+    #[test]
+    fn a_cluster_beyond_this_machine_needs_tls_and_a_ca() {
+        let among = |bootstrap: &[&str], config: Config| {
+            let bootstrap = bootstrap.iter().map(|address| (*address).to_owned()).collect();
+            Config { bootstrap, node_address: Some("localhost:1".into()), ..config }.validate()
+        };
+        let here = ["localhost:1", "127.0.0.1:2", "[::1]:3"];
+        among(&here, Config::default()).expect("this machine");
+        let there = ["localhost:1", "b.example:2"];
+        assert!(
+            matches!(among(&there, Config::default()), Err(Invalid::InsecurePeer { peer }) if peer == "b.example:2")
+        );
+        among(&there, Config { insecure: true, ..Config::default() }).expect("said");
+        assert!(matches!(among(&there, with_tls(Config::default())), Err(Invalid::NoCa { .. })));
+        assert!(matches!(among(&here, with_tls(Config::default())), Err(Invalid::NoCa { .. })));
+        among(&there, with_tls(Config { tls_ca: Some("ca".into()), ..Config::default() })).expect("complete");
+        among(&["localhost:1"], with_tls(Config::default())).expect("alone");
+    }
+
+    #[test]
+    fn a_cluster_name_fits_into_a_certificate() {
+        for name in ["", "a/b", "a b", "ä", &"x".repeat(65)] {
+            let config = Config { cluster_name: name.to_owned(), ..Config::default() };
+            assert!(matches!(config.validate(), Err(Invalid::ClusterName(_))), "{name}");
+        }
     }
 
     #[test]
@@ -406,7 +642,7 @@ mod tests {
 
     #[test]
     fn a_bootstrap_list_names_this_node() {
-        let mut config = Config { bootstrap: vec!["a:1".into(), "b:1".into()], ..Config::default() };
+        let mut config = Config { bootstrap: vec!["a:1".into(), "b:1".into()], insecure: true, ..Config::default() };
         assert!(matches!(config.validate(), Err(Invalid::NotListed { .. })));
         config.node_address = Some("b:1".into());
         config.validate().expect("it does");
@@ -423,6 +659,8 @@ mod tests {
         refused(Config { append_bytes_max: 1 << 40, ..Config::default() }, "append_bytes_max");
         refused(Config { append_queue_bytes: 1, ..Config::default() }, "append_queue_bytes");
         refused(Config { connections_max: 0, ..Config::default() }, "connections_max");
+        refused(Config { receive_bytes_max: 1, ..Config::default() }, "receive_bytes_max");
+        refused(Config { stall_timeout_ms: 0, ..Config::default() }, "stall_timeout_ms");
     }
 
     #[test]

@@ -146,7 +146,7 @@ fn text<'a>(headers: &'a MetadataMap, name: &'static str) -> Result<Option<&'a s
 }
 
 /// The time in a `grpc-timeout` header: at most eight digits and a unit.
-fn timeout(value: &str) -> Option<Duration> {
+pub(crate) fn timeout(value: &str) -> Option<Duration> {
     let unit = value.chars().last()?;
     let number: u64 = value.strip_suffix(unit)?.parse().ok()?;
     match unit {
@@ -194,6 +194,11 @@ impl Stamp {
     /// As of another position.
     pub(crate) fn at(self, as_of: Position) -> Self {
         Stamp { as_of, ..self }
+    }
+
+    /// The same for what goes on: in the term in which this node serves it.
+    pub(crate) fn serving(self, term: u64) -> Self {
+        Stamp { term, ..self }
     }
 
     /// Says it in the metadata of an answer.

@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 
-use annals_raft::Node;
+use annals_raft::{Connect, Node};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::config::Config;
 use crate::groups::Groups;
+use crate::grpc::streams::room::Room;
+use crate::grpc::streams::stalls::Stalls;
 use crate::health::Health;
+use crate::limits::Callers;
 use crate::metrics::Metrics;
+use crate::receive::Reception;
 
 /// The parts of the process that requests use. Shared, never changed.
 pub struct Context {
@@ -18,10 +24,26 @@ pub struct Context {
     pub config: Config,
     /// Where everything is counted.
     pub metrics: Metrics,
+    /// How other nodes are connected to.
+    pub(crate) peers: Arc<dyn Connect>,
     /// Whether this node may be sent work.
     pub health: Health,
+    /// Who calls, and what they may do.
+    pub(crate) access: Access,
     /// The consumer groups that it serves.
     pub(crate) groups: Groups,
+    /// Who has taken how much of this node.
+    pub(crate) callers: Callers,
+    /// Places of subscriptions on this node.
+    pub(crate) subscriptions: Arc<Semaphore>,
+    /// Memory for messages that are coming in.
+    pub(crate) reception: Reception,
+    /// Memory for pages that wait to be taken.
+    pub(crate) room: Room,
+    /// Who is being sent something.
+    pub(crate) stalls: Stalls,
+    /// Cancelled when a client asks the process to stop.
+    pub shutdown_asked: CancellationToken,
     /// Cancelled when the process is about to stop: whoever streams ends with
     /// UNAVAILABLE, so that clients go to another node.
     pub stopping: CancellationToken,

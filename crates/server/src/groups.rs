@@ -12,8 +12,12 @@
 //! task that has not noticed yet can write nothing: its appends need the leader, and
 //! a checkpoint expects the one before it.
 
+mod consumers;
 mod definition;
+mod handle;
 mod journal;
+mod measured;
+mod replay;
 mod runner;
 mod source;
 mod stalls;
@@ -29,10 +33,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::definition::Definitions;
-pub(crate) use self::definition::{Definition, GroupName, Selection};
+pub(crate) use self::definition::{Definition, Definitions, GroupName, Selection};
+pub(crate) use self::handle::{ConsumerInfo, Deliveries, Handle, Info, Who};
 pub(crate) use self::journal::written;
-pub(crate) use self::runner::{ConsumerInfo, Deliveries, Handle, Info, Who};
 pub(crate) use self::source::selected;
 pub(crate) use self::stalls::Stalls;
 use crate::context::{Context, Shared};
@@ -135,6 +138,11 @@ impl Leading {
         let handles = definitions.0.iter().map(|(name, definition)| (name.clone(), start(definition))).collect();
         let definitions = tokio::sync::Mutex::new((revision, definitions));
         Ok(Arc::new(Leading { term, stop, definitions, handles: Mutex::new(handles) }))
+    }
+
+    /// The term in which this node leads and serves.
+    pub(crate) fn term(&self) -> u64 {
+        self.term
     }
 
     /// The group of this name.

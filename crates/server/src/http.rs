@@ -24,19 +24,24 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tonic::metadata::MetadataMap;
 use tower::{Service as _, ServiceExt as _};
 use tower_http::cors::{Any, CorsLayer};
 
 use crate::calls::{self, Call};
 use crate::context::Context;
 use crate::grpc::{self, streams};
+use crate::limits::Peer;
 use crate::members::{self, Told};
-use crate::metrics::Metrics;
+use crate::receive::Receiving;
+use crate::statistics::statistics;
+use crate::status::Failure;
 use crate::time::rfc3339;
+use crate::tls::ClientIdentity;
 use crate::version;
 
 type Shared = State<Arc<Context>>;
@@ -45,52 +50,122 @@ type Shared = State<Arc<Context>>;
 #[derive(Clone)]
 pub(crate) struct App {
     streams: streams::Server,
-    metrics: Metrics,
+    context: Arc<Context>,
     router: Router,
 }
 
 impl App {
     pub(crate) fn new(context: &Arc<Context>) -> Self {
         let streams = streams::service(context.clone());
-        App { router: router(context, streams.clone()), metrics: context.metrics.clone(), streams }
+        App { router: router(context, streams.clone()), context: context.clone(), streams }
+    }
+
+    /// The same for one connection, whose other end may have proved who it is.
+    pub(crate) fn to(&self, peer: Peer, identity: Option<ClientIdentity>) -> Connected {
+        Connected { app: self.clone(), peer, identity }
     }
 }
 
-impl hyper::service::Service<Request<Incoming>> for App {
+/// Everything that this node answers, over one connection.
+pub(crate) struct Connected {
+    app: App,
+    peer: Peer,
+    /// Who is at the other end, if it proved that.
+    identity: Option<ClientIdentity>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Connected {
     type Response = Response;
     type Error = Infallible;
     type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, mut request: Request<Incoming>) -> Answering {
+        let App { streams, context, router } = &self.app;
+        let peer = self.peer.begin();
+        let is_grpc = calls::is_grpc(request.headers());
         let path = request.uri().path();
-        if !path.starts_with(STREAMS) || !calls::is_grpc(request.headers()) {
-            let request = request.map(Body::new);
-            return Answering::Routed(self.router.clone().oneshot(request).boxed());
+        if !peer.standing().may_call() {
+            let refused =
+                calls::too_many(&context.metrics, is_grpc.then_some(path), context.config.calls_per_second_max);
+            return Answering::at_once(refused);
         }
-        let call = Call::begin(self.metrics.clone(), path);
-        Answering::Called(self.streams.clone().call(request), Some(call))
+        let until = calls::given_up_at(&context.config, path, request.headers());
+        let call = (is_grpc && path.starts_with(STREAMS))
+            .then(|| Call::begin(context.metrics.clone(), path).over(peer.clone()));
+        request.extensions_mut().insert(peer);
+        if let Some(identity) = &self.identity {
+            request.extensions_mut().insert(identity.clone());
+        }
+        let (parts, body) = request.into_parts();
+        let body = context.reception.of(&parts.uri, body);
+        let request = Request::from_parts(parts, body);
+        let answer = match call {
+            Some(call) => Answer::Called(streams.clone().call(request), Some(call)),
+            None => Answer::Routed(router.clone().oneshot(request.map(Body::new)).boxed(), is_grpc),
+        };
+        Answering { answer, until, patience: None }
     }
 }
 
 /// What all methods of the streams' service begin with.
 const STREAMS: &str = "/event_store.client.streams.Streams/";
 
-/// An answer that is being made.
-pub(crate) enum Answering {
-    Called(<streams::Server as tower::Service<Request<Incoming>>>::Future, Option<Call>),
-    Routed(BoxFuture<'static, Result<Response, Infallible>>),
+/// An answer that is being made. It begins in time, or the request is given up.
+pub(crate) struct Answering {
+    answer: Answer,
+    until: Option<tokio::time::Instant>,
+    /// Set when the answer is first waited for: most are there at once.
+    patience: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+enum Answer {
+    Called(<streams::Server as tower::Service<Request<Receiving>>>::Future, Option<Call>),
+    Routed(BoxFuture<'static, Result<Response, Infallible>>, bool),
+    Made(Option<Response>),
+}
+
+impl Answering {
+    fn at_once(response: Response) -> Self {
+        Answering { answer: Answer::Made(Some(response)), until: None, patience: None }
+    }
 }
 
 impl Future for Answering {
     type Output = Result<Response, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Answering::Routed(answer) => answer.as_mut().poll(cx),
-            Answering::Called(answer, call) => {
+        let Answering { answer, until, patience } = self.get_mut();
+        if let Poll::Ready(response) = answer.poll(cx) {
+            return Poll::Ready(response);
+        }
+        let Some(until) = *until else { return Poll::Pending };
+        let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        ready!(patience.as_mut().poll(cx));
+        Poll::Ready(Ok(answer.give_up()))
+    }
+}
+
+const ONCE: &str = "not polled again once it has answered";
+
+impl Answer {
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Response, Infallible>> {
+        match self {
+            Answer::Made(response) => Poll::Ready(Ok(response.take().expect(ONCE))),
+            Answer::Routed(answer, _) => answer.as_mut().poll(cx),
+            Answer::Called(answer, call) => {
                 let response = ready!(answer.poll_unpin(cx))?;
-                let call = call.take().expect("not polled again once it has answered");
-                Poll::Ready(Ok(call.answered(response)))
+                Poll::Ready(Ok(call.take().expect(ONCE).answered(response)))
+            }
+        }
+    }
+
+    fn give_up(&mut self) -> Response {
+        match self {
+            Answer::Called(_, call) => call.take().expect(ONCE).answered(calls::late()),
+            // What routes it counts it, as cancelled.
+            Answer::Routed(_, true) => calls::late(),
+            Answer::Routed(_, false) | Answer::Made(_) => {
+                problem(StatusCode::SERVICE_UNAVAILABLE, "the request took too long")
             }
         }
     }
@@ -144,11 +219,11 @@ async fn wrong_method(request: Request) -> Response {
 }
 
 async fn root(State(context): Shared) -> String {
-    let address = context.config.own_address();
+    let url = context.config.url();
     format!(
         "Annals {}: a replicated event log.\n\n\
-         Connect with a KurrentDB client:  kurrentdb://{address}?tls=false\n\
-         Or with the command line:         annals stream ls --server kurrentdb://{address}?tls=false\n\n\
+         Connect with a KurrentDB client:  {url}\n\
+         Or with the command line:         annals stream ls --server '{url}'\n\n\
          /info  /gossip  /readyz  /livez  /metrics  /stats\n",
         version::VERSION
     )
@@ -166,8 +241,8 @@ async fn info(State(context): Shared) -> Json<Value> {
         "annalsVersion": version::VERSION,
         "commit": version::COMMIT,
         "state": state,
-        "features": { "projections": false, "userManagement": false, "atomPub": false },
-        "authentication": { "type": "insecure", "properties": {} },
+        "features": { "projections": false, "userManagement": true, "atomPub": false },
+        "authentication": { "type": if context.access.is_required() { "basic" } else { "insecure" }, "properties": {} },
     }))
 }
 
@@ -199,7 +274,7 @@ async fn gossip(State(context): Shared) -> Json<Value> {
             "epochPosition": 0,
             "epochNumber": status.term,
             "epochId": uuid::Uuid::nil(),
-            "nodePriority": 0,
+            "nodePriority": if told.own { context.node.priority() } else { 0 },
             "isReadOnlyReplica": told.state.as_str_name() == "ReadOnlyReplica",
             "esVersion": version::PROTOCOL,
         })
@@ -302,41 +377,48 @@ struct StatsQuery {
     group: Option<bool>,
 }
 
-async fn stats(State(context): Shared, Query(query): Query<StatsQuery>) -> Json<Value> {
-    let flat = statistics(&context);
-    Json(if query.group.unwrap_or(true) { nested(&flat) } else { Value::Object(flat) })
+/// Refuses who has no account, where callers must say who they are.
+async fn known(context: &Context, headers: HeaderMap, extensions: &Extensions) -> Result<(), Response> {
+    let caller = context.caller_of(&MetadataMap::from_headers(headers), extensions).await;
+    match caller.and_then(|caller| context.permit_known(&caller, "node:statistics")) {
+        Ok(()) => Ok(()),
+        Err(Failure::AccessDenied { .. } | Failure::Unauthenticated) => {
+            let mut refusal = problem(StatusCode::UNAUTHORIZED, "this needs the name and password of an account");
+            let basic = HeaderValue::from_static("Basic realm=\"annals\"");
+            refusal.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
+            Err(refusal)
+        }
+        Err(failure) => Err(problem(StatusCode::SERVICE_UNAVAILABLE, &failure.message())),
+    }
 }
 
-async fn stats_part(State(context): Shared, Path(path): Path<String>) -> Response {
+async fn stats(
+    State(context): Shared,
+    Query(query): Query<StatsQuery>,
+    extensions: Extensions,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(refusal) = known(&context, headers, &extensions).await {
+        return refusal;
+    }
+    let flat = statistics(&context);
+    Json(if query.group.unwrap_or(true) { nested(&flat) } else { Value::Object(flat) }).into_response()
+}
+
+async fn stats_part(
+    State(context): Shared,
+    Path(path): Path<String>,
+    extensions: Extensions,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(refusal) = known(&context, headers, &extensions).await {
+        return refusal;
+    }
     let pointer = format!("/{}", path.trim_matches('/'));
     match nested(&statistics(&context)).pointer(&pointer) {
         Some(part) => Json(part).into_response(),
         None => problem(StatusCode::NOT_FOUND, &format!("there are no statistics at {path}")),
     }
-}
-
-/// Statistics under the protocol's flat names, joined by `-`.
-fn statistics(context: &Context) -> Map<String, Value> {
-    let status = context.node.status();
-    let mut flat = Map::new();
-    let mut put = |name: &str, value: Value| flat.insert(name.to_owned(), value);
-    put("proc-id", json!(std::process::id()));
-    if let Some(memory) = proc_bytes("/proc/self/status", "VmRSS:") {
-        put("proc-mem", json!(memory));
-    }
-    if let Some(free) = proc_bytes("/proc/meminfo", "MemAvailable:") {
-        put("sys-freeMem", json!(free));
-    }
-    put("es-version", json!(version::PROTOCOL));
-    put("es-checkpoint", json!(context.node.store().tail().get()));
-    put("es-node-state", json!(members::own_state(context).as_str_name()));
-    put("es-subscriptions-open", json!(context.metrics.subscriptions_open()));
-    put("es-raft-term", json!(status.term));
-    put("es-raft-lastLog", json!(status.last_log));
-    put("es-raft-committed", json!(status.committed));
-    put("es-raft-applied", json!(status.applied));
-    put("es-raft-durable", json!(status.durable));
-    flat
 }
 
 /// The names split at `-` into objects.
@@ -356,13 +438,6 @@ fn nested(flat: &Map<String, Value>) -> Value {
         }
     }
     Value::Object(root)
-}
-
-/// A line such as `VmRSS:  1234 kB` of a file of the kernel's.
-fn proc_bytes(path: &str, key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[cfg(test)]

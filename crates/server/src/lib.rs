@@ -5,20 +5,29 @@
 //! an append.
 #![forbid(unsafe_code)]
 
+mod access;
 mod calls;
 pub mod config;
 mod consistency;
 pub mod context;
+#[doc(hidden)]
+pub mod fuzzing;
 mod groups;
 mod grpc;
 pub mod health;
 mod http;
+pub mod limits;
 mod listener;
 mod members;
 pub mod metrics;
+mod receive;
 pub mod run;
+mod scavenge;
+mod statistics;
 mod status;
+mod tasks;
 pub mod time;
+pub mod tls;
 pub mod verify;
 pub mod version;
 

@@ -1,25 +1,49 @@
-//! The one port: HTTP/2 in clear text (gRPC) and HTTP/1.1 beside it, told
-//! apart by the first bytes of a connection, with limits on everything a
-//! stranger can make us hold.
+//! The one port: HTTP/2 (gRPC) and HTTP/1.1 beside it, told apart by the first
+//! bytes of a connection, with limits on everything a stranger can make us
+//! hold. In clear text or, when the node has a certificate, over TLS alone: who
+//! speaks clear text there is told so, in words.
 //!
 //! Client pings are always answered and never punished: the official clients
 //! ping every ten seconds by default.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::context::Context;
 use crate::http::App;
-use crate::metrics::Metrics;
+use crate::limits::{Caller, Peer};
+use crate::tasks::Tasks;
+use crate::tls::accept::FIRST_BYTE as TLS;
+use crate::tls::{ClientIdentity, Tls};
+
+/// Why a connection is not served, in the words of HTTP/1.1 and of HTTP/2
+/// (RFC 9113, 7).
+struct Refusal {
+    status: &'static str,
+    code: u32,
+    text: String,
+}
+
+impl Refusal {
+    fn too_many(text: String) -> Self {
+        const ENHANCE_YOUR_CALM: u32 = 0xb;
+        Refusal { status: "503 Service Unavailable", code: ENHANCE_YOUR_CALM, text }
+    }
+
+    fn clear_text() -> Self {
+        const INADEQUATE_SECURITY: u32 = 0xc;
+        let text = "this port speaks TLS only: use https, and in connection strings tls=true with tlsCaFile";
+        Refusal { status: "400 Bad Request", code: INADEQUATE_SECURITY, text: text.to_owned() }
+    }
+}
 
 /// Connections that are told why they are refused, at the same time; further
 /// ones are just closed.
@@ -35,14 +59,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Streams a client may reset before we have looked at them, and streams we
 /// may reset for its errors: h2's defaults, written out because they are what
 /// stands against a flood of resets.
-const PENDING_RESETS_MAX: usize = 20;
-const LOCAL_RESETS_MAX: usize = 1_024;
+pub(crate) const PENDING_RESETS_MAX: usize = 20;
+pub(crate) const LOCAL_RESETS_MAX: usize = 1_024;
 
 /// Serves connections until told to stop.
 pub(crate) struct Server {
     pub(crate) app: App,
-    pub(crate) config: Config,
-    pub(crate) metrics: Metrics,
+    pub(crate) context: Arc<Context>,
+    /// None: clear text.
+    pub(crate) tls: Option<Tls>,
     /// Cancelled: no new connections, running calls end in their own time.
     pub(crate) stop: CancellationToken,
     /// Cancelled: whatever still runs is cut off.
@@ -54,7 +79,7 @@ impl Server {
     pub(crate) async fn serve(self, listener: TcpListener) {
         let server = Arc::new(self);
         let connections = TaskTracker::new();
-        let free = Arc::new(Semaphore::new(server.config.connections_max));
+        let free = Arc::new(Semaphore::new(server.context.config.connections_max.min(Semaphore::MAX_PERMITS)));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         loop {
             let accepted = tokio::select! {
@@ -63,7 +88,7 @@ impl Server {
                 () = server.stop.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
-            let (stream, peer) = match accepted {
+            let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -71,21 +96,27 @@ impl Server {
                     continue;
                 }
             };
-            match free.clone().try_acquire_owned() {
-                Ok(permit) => {
+            let standing = server.context.callers.of(Caller::at(address.ip()));
+            let places = match (standing.connection(), free.clone().try_acquire_owned()) {
+                (Some(own), Ok(place)) => Ok((own, place)),
+                (None, _) => Err(server.full("connections_per_address_max", "from one address")),
+                (Some(_), Err(_)) => Err(server.full("connections_max", "in all")),
+            };
+            match places {
+                Ok(places) => {
                     let server = server.clone();
                     connections.spawn(async move {
-                        server.connection(stream, peer).await;
-                        drop(permit);
+                        server.connection(stream, Peer::new(address, standing)).await;
+                        drop(places);
                     });
                 }
-                Err(_) => {
-                    server.metrics.connection_refused();
+                Err(refusal) => {
+                    tracing::debug!(caller = ?standing.caller(), "{}", refusal.text);
+                    server.context.metrics.connection_refused();
                     if let Ok(permit) = refusals.clone().try_acquire_owned() {
-                        let limit = server.config.connections_max;
                         connections.spawn(async move {
                             // Nobody is left to tell when even that fails.
-                            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream, limit)).await;
+                            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream, &refusal)).await;
                             drop(permit);
                         });
                     }
@@ -97,18 +128,59 @@ impl Server {
         connections.wait().await;
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr) {
-        let _counted = self.metrics.connection();
+    /// What is said to a connection for which there is no place.
+    fn full(&self, option: &str, of: &str) -> Refusal {
+        let config = &self.context.config;
+        let max = if option == "connections_max" { config.connections_max } else { config.connections_per_address_max };
+        Refusal::too_many(format!(
+            "this node serves {max} connections {of}, its configured `{option}`; try another node"
+        ))
+    }
+
+    async fn connection(&self, stream: TcpStream, peer: Peer) {
+        let _counted = self.context.metrics.connection();
         // Answers are small and awaited: waiting to fill a packet only delays them.
-        if stream.set_nodelay(true).is_err() || !self.spoke(&stream).await {
+        if stream.set_nodelay(true).is_err() {
             return;
         }
+        let Some(first) = self.first_byte(&stream).await else { return };
+        match &self.tls {
+            None => self.requests(stream, peer, None).await,
+            Some(tls) if first == TLS => self.over_tls(tls, stream, peer).await,
+            Some(_) => {
+                self.context.metrics.tls_handshake_failed("clear_text");
+                let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream, &Refusal::clear_text())).await;
+            }
+        }
+    }
+
+    async fn over_tls(&self, tls: &Tls, stream: TcpStream, peer: Peer) {
+        let accepted = tokio::select! {
+            accepted = tls.accept(stream, self.first_byte_timeout()) => accepted,
+            () = self.stop.cancelled() => return,
+        };
+        match accepted {
+            Ok(accepted) => self.requests(accepted.stream, peer, accepted.identity).await,
+            Err(error) => {
+                self.context.metrics.tls_handshake_failed(error.reason());
+                // Whoever reaches the port can cause these: counted, and told to who asks.
+                tracing::debug!(peer = %peer.address(), %error, "no TLS connection");
+            }
+        }
+    }
+
+    async fn requests(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+        identity: Option<ClientIdentity>,
+    ) {
         let builder = self.protocol();
-        let connection = builder.serve_connection(TokioIo::new(stream), self.app.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), self.app.to(peer.clone(), identity));
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = self.stop.cancelled() => {
+            () = self.over(&peer) => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     result = connection => result,
@@ -118,24 +190,49 @@ impl Server {
         };
         if let Err(error) = result {
             // Clients that just go away are everyday life.
-            tracing::debug!(%peer, error = %error, "connection ended");
+            tracing::debug!(peer = %peer.address(), error = %error, "connection ended");
         }
     }
 
-    /// Whether the peer says something in time. Without this a connection
-    /// that never speaks would be held for ever.
-    async fn spoke(&self, stream: &TcpStream) -> bool {
+    /// Returns when a connection is to end: the process stops, or nothing was
+    /// asked over it for `connection_idle_ms`, at the latest twice that. Clients
+    /// connect again by themselves when they need one.
+    async fn over(&self, peer: &Peer) {
+        /// This function's caller, and the service of the connection.
+        const HOLDERS: usize = 2;
+        let idle = Duration::from_millis(self.context.config.connection_idle_ms);
+        loop {
+            let begun = peer.begun();
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(idle) => {
+                    if peer.begun() == begun && !peer.is_in_use(HOLDERS) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the peer says first, if it does in time; it is not taken. Without
+    /// this a connection that never speaks would be held for ever.
+    async fn first_byte(&self, stream: &TcpStream) -> Option<u8> {
         let mut first = [0u8; 1];
-        let timeout = Duration::from_millis(self.config.first_byte_timeout_ms);
         tokio::select! {
-            () = self.stop.cancelled() => false,
-            peeked = tokio::time::timeout(timeout, stream.peek(&mut first)) => matches!(peeked, Ok(Ok(1))),
+            () = self.stop.cancelled() => None,
+            peeked = tokio::time::timeout(self.first_byte_timeout(), stream.peek(&mut first)) => {
+                matches!(peeked, Ok(Ok(1))).then_some(first[0])
+            }
         }
     }
 
-    fn protocol(&self) -> auto::Builder<TokioExecutor> {
-        let config = &self.config;
-        let mut builder = auto::Builder::new(TokioExecutor::new());
+    fn first_byte_timeout(&self) -> Duration {
+        Duration::from_millis(self.context.config.first_byte_timeout_ms)
+    }
+
+    fn protocol(&self) -> auto::Builder<Tasks> {
+        let config = &self.context.config;
+        let mut builder = auto::Builder::new(Tasks);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -157,9 +254,9 @@ impl Server {
     }
 }
 
-/// Says in the peer's protocol that there are too many connections.
-async fn refuse(mut stream: TcpStream, limit: usize) -> std::io::Result<()> {
-    let text = format!("this node serves {limit} connections, its configured `connections_max`; try another node");
+/// Says in the peer's protocol why it is not served.
+async fn refuse(mut stream: TcpStream, refusal: &Refusal) -> std::io::Result<()> {
+    let Refusal { status, code, text } = refusal;
     let mut first = [0u8; 3];
     let mut peeked = stream.peek(&mut first).await?;
     while peeked > 0 && peeked < first.len() {
@@ -167,30 +264,38 @@ async fn refuse(mut stream: TcpStream, limit: usize) -> std::io::Result<()> {
         peeked = stream.peek(&mut first).await?;
     }
     let answer = if &first == b"PRI" {
-        go_away(&text)
+        go_away(*code, text)
+    } else if first[0] == TLS {
+        TLS_ALERT.to_vec()
     } else {
         format!(
-            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
+            "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
             text.len()
         )
         .into_bytes()
     };
     stream.write_all(&answer).await?;
-    stream.shutdown().await
+    stream.shutdown().await?;
+    // A socket that is closed with something unread takes back what it has sent.
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
-/// Empty SETTINGS and a GOAWAY (RFC 9113, 6.5 and 6.8) with ENHANCE_YOUR_CALM
-/// and a text, which gRPC clients show in their errors.
-fn go_away(text: &str) -> Vec<u8> {
+/// A fatal `internal_error` (RFC 8446, 6.2), the only way to say no before a
+/// handshake: it cannot carry a text.
+const TLS_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+
+/// Empty SETTINGS and a GOAWAY (RFC 9113, 6.5 and 6.8) with an error code and a
+/// text, which gRPC clients show in their errors.
+fn go_away(code: u32, text: &str) -> Vec<u8> {
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
-    const ENHANCE_YOUR_CALM: u32 = 0xb;
     let mut frames = vec![0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
     let length = u32::try_from(8 + text.len()).expect("a short text");
     frames.extend_from_slice(&length.to_be_bytes()[1..]);
     frames.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0]);
     frames.extend_from_slice(&0u32.to_be_bytes());
-    frames.extend_from_slice(&ENHANCE_YOUR_CALM.to_be_bytes());
+    frames.extend_from_slice(&code.to_be_bytes());
     frames.extend_from_slice(text.as_bytes());
     frames
 }
@@ -201,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_two_well_formed_frames() {
-        let frames = go_away("full");
+        let frames = go_away(0xb, "full");
         assert_eq!(frames.len(), 9 + 9 + 8 + 4);
         assert_eq!(frames[9..13], [0, 0, 12, 7]);
         assert_eq!(&frames[26..], b"full");

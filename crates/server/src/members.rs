@@ -16,6 +16,8 @@ const CAUGHT_UP_ENTRIES: u64 = 1_000;
 /// A member as clients are told.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
+    /// Whether it is the node that answers.
+    pub(crate) own: bool,
     pub(crate) instance: Uuid,
     pub(crate) seen: Timestamp,
     pub(crate) state: VNodeState,
@@ -33,13 +35,14 @@ pub(crate) fn told(context: &Context) -> Vec<Told> {
     if status.members.is_empty() {
         let (host, port) = split(&context.config.own_address());
         let state = if draining { VNodeState::ShuttingDown } else { VNodeState::Initializing };
-        return vec![Told { instance: status.incarnation, seen, state, alive: true, host, port }];
+        return vec![Told { own: true, instance: status.incarnation, seen, state, alive: true, host, port }];
     }
     let cluster = status.cluster.unwrap_or_else(Uuid::nil);
     let tell = |member: &Member| {
         let (host, port) = split(&member.address);
         let alive = is_alive(&status, member);
         Told {
+            own: member.id == status.node,
             instance: instance(cluster, member.id),
             seen,
             state: state(&status, member, alive, draining),

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use annals_core::{Scavenge, Timestamp};
 use annals_raft::{Node, Observer, Role};
 use annals_store::Statistics;
 use prometheus::core::Collector;
@@ -61,6 +62,7 @@ struct Inner {
     ready: IntGauge,
     connections: IntGauge,
     connections_refused: IntCounter,
+    tls: Tls,
 
     append_requests: IntCounterVec,
     append_duration: HistogramVec,
@@ -75,14 +77,23 @@ struct Inner {
     subscriptions_active: IntGaugeVec,
     subscriptions: IntCounterVec,
     subscription_slow: IntCounter,
+    readers_given_up: IntCounter,
 
     groups: Groups,
     raft: Raft,
     disk: Disk,
+    scavenge: ScavengeGauges,
 
     grpc_handled: IntCounterVec,
     grpc_seconds: HistogramVec,
     grpc_inflight: IntGaugeVec,
+}
+
+/// The certificates of the node.
+struct Tls {
+    expiry: IntGaugeVec,
+    reloads: IntCounterVec,
+    handshakes_failed: IntCounterVec,
 }
 
 /// Consumer groups, of the node that serves them.
@@ -136,6 +147,17 @@ struct Disk {
     free: GaugeVec,
     total: GaugeVec,
     rocksdb: RocksDb,
+}
+
+/// The last scavenge, as this node has applied it.
+struct ScavengeGauges {
+    running: IntGauge,
+    point: IntGauge,
+    position: IntGauge,
+    events: IntGauge,
+    bytes: IntGauge,
+    started: Gauge,
+    last_success: Gauge,
 }
 
 struct RocksDb {
@@ -255,9 +277,10 @@ impl Metrics {
         let connections = d.gauge("annals_connections", "Open connections, of clients and peers.");
         let connections_refused = d.counter(
             "annals_connections_refused_total",
-            "Connections refused because `connections_max` were open already.",
+            "Connections refused because `connections_max` or `connections_per_address_max` were open already.",
         );
         d.process();
+        let tls = Tls::declare(&mut d);
 
         d.group = "append";
         let append_requests = d.counters(
@@ -299,10 +322,15 @@ impl Metrics {
             "annals_subscription_slow_total",
             "Times a live subscription fell more than a page behind and was caught up from the log.",
         );
+        let readers_given_up = d.counter(
+            "annals_readers_given_up_total",
+            "Reads and subscriptions ended because their client took nothing for `stall_timeout_ms`.",
+        );
 
         let groups = Groups::declare(&mut d);
         let raft = Raft::declare(&mut d);
         let disk = Disk::declare(&mut d);
+        let scavenge = ScavengeGauges::declare(&mut d);
 
         d.group = "grpc";
         let grpc_handled = d.counters(
@@ -325,6 +353,7 @@ impl Metrics {
             ready,
             connections,
             connections_refused,
+            tls,
             append_requests,
             append_duration,
             append_batch_events,
@@ -336,9 +365,11 @@ impl Metrics {
             subscriptions_active,
             subscriptions,
             subscription_slow,
+            readers_given_up,
             groups,
             raft,
             disk,
+            scavenge,
             grpc_handled,
             grpc_seconds,
             grpc_inflight,
@@ -386,6 +417,7 @@ impl Metrics {
         inner.raft.refresh(&status);
         inner.raft.position.set(gauge(node.store().tail().get()));
         inner.disk.refresh(data, &node.store().statistics());
+        inner.scavenge.refresh(node.store().scavenge());
     }
 
     /// An append, deletion or tombstone was answered. `result` is one of a
@@ -440,6 +472,11 @@ impl Metrics {
         open as usize
     }
 
+    /// So many readers were ended because they read nothing.
+    pub(crate) fn readers_given_up(&self, readers: usize) {
+        self.0.readers_given_up.inc_by(readers as u64);
+    }
+
     /// A connection is open until the guard is dropped.
     pub(crate) fn connection(&self) -> Counted {
         Counted::new(self.0.connections.clone())
@@ -448,6 +485,21 @@ impl Metrics {
     /// A connection was refused.
     pub(crate) fn connection_refused(&self) {
         self.0.connections_refused.inc();
+    }
+
+    /// The first of a file's certificates ends at this Unix second.
+    pub(crate) fn tls_expires(&self, file: TlsFile, at: i64) {
+        self.0.tls.expiry.with_label_values(&[file.as_str()]).set(at);
+    }
+
+    /// Changed certificates were taken into use, or could not be.
+    pub(crate) fn tls_reloaded(&self, taken: bool) {
+        self.0.tls.reloads.with_label_values(&[if taken { "ok" } else { "refused" }]).inc();
+    }
+
+    /// A connection did not come to carry requests. `reason` is one of a fixed set.
+    pub(crate) fn tls_handshake_failed(&self, reason: &'static str) {
+        self.0.tls.handshakes_failed.with_label_values(&[reason]).inc();
     }
 
     /// A call is running until the guard is dropped.
@@ -499,6 +551,50 @@ impl Declarator {
 
     #[cfg(not(target_os = "linux"))]
     fn process(&mut self) {}
+}
+
+/// A file with certificates, as a label.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TlsFile {
+    /// The node's own.
+    Certificate,
+    /// Of those who issue.
+    Ca,
+}
+
+impl TlsFile {
+    fn as_str(self) -> &'static str {
+        match self {
+            TlsFile::Certificate => "certificate",
+            TlsFile::Ca => "ca",
+        }
+    }
+}
+
+impl Tls {
+    fn declare(d: &mut Declarator) -> Self {
+        d.group = "tls";
+        Tls {
+            expiry: d.gauges(
+                "annals_tls_certificate_expiry_timestamp_seconds",
+                &["file"],
+                "When the certificate in use ends, in Unix seconds: the node's own (`certificate`), and of those in \
+                 `tls_ca` the one that ends first (`ca`).",
+            ),
+            reloads: d.counters(
+                "annals_tls_reloads_total",
+                &["result"],
+                "Times changed files were found: `ok` when they were taken into use, `refused` when they cannot be \
+                 used and those before stayed.",
+            ),
+            handshakes_failed: d.counters(
+                "annals_tls_handshakes_failed_total",
+                &["reason"],
+                "Connections that ended before they carried a request: `clear_text` on a port that speaks TLS, \
+                 `timeout`, `silent` after the handshake, `failed` for all else, certificates above all.",
+            ),
+        }
+    }
 }
 
 impl Groups {
@@ -720,6 +816,43 @@ impl Disk {
             self.total.with_label_values(&["data"]).set(space.f_blocks as f64 * block);
         }
         self.rocksdb.refresh(statistics);
+    }
+}
+
+impl ScavengeGauges {
+    fn declare(d: &mut Declarator) -> Self {
+        d.group = "scavenge";
+        ScavengeGauges {
+            running: d.gauge("annals_scavenge_running", "1 while a scavenge goes on, else 0."),
+            point: d.gauge("annals_scavenge_point", "The position up to which the last scavenge looks."),
+            position: d.gauge("annals_scavenge_position", "The position up to which it has looked."),
+            events: d.gauge("annals_scavenge_reclaimed_events", "Events that it has reclaimed."),
+            bytes: d.gauge(
+                "annals_scavenge_reclaimed_bytes",
+                "Bytes of metadata and data that these events had. Files shrink by about that, compressed, soon after.",
+            ),
+            started: d.real_gauge(
+                "annals_scavenge_started_timestamp_seconds",
+                "When the last scavenge was started, in Unix seconds; 0 if there was none.",
+            ),
+            last_success: d.real_gauge(
+                "annals_scavenge_last_success_timestamp_seconds",
+                "When the last scavenge was complete, in Unix seconds; 0 if it is not, or there was none.",
+            ),
+        }
+    }
+
+    fn refresh(&self, last: Option<Scavenge>) {
+        let Some(last) = last else { return };
+        let seconds = |time: Timestamp| time.ticks() as f64 / Timestamp::TICKS_PER_SECOND as f64;
+        self.running.set(i64::from(last.is_running()));
+        self.point.set(gauge(last.point.get()));
+        self.position.set(gauge(last.cursor.get()));
+        self.events.set(gauge(last.events));
+        self.bytes.set(gauge(last.bytes));
+        self.started.set(seconds(last.started));
+        let completed = last.ended.filter(|_| last.phase == annals_core::scavenge::Phase::Completed);
+        self.last_success.set(completed.map_or(0.0, seconds));
     }
 }
 

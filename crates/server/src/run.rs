@@ -28,17 +28,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use annals_raft::{Node, OpenError};
+use annals_raft::{Connect, Node, OpenError};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{self, Access, FirstAdmin};
 use crate::config::{Config, Invalid};
 use crate::context::Context;
 use crate::groups::{self, Groups};
+use crate::grpc::streams::room::Room;
+use crate::grpc::streams::stalls::Stalls;
 use crate::health::{self, Health};
+use crate::limits::Callers;
 use crate::metrics::Metrics;
-use crate::{http, listener};
+use crate::receive::Reception;
+use crate::tls::{self, LoadError, Tls};
+use crate::{http, listener, scavenge};
 
 /// Election timeouts without a leader after which a node is not ready.
 const LEADERLESS_ELECTIONS: u32 = 10;
@@ -67,6 +74,18 @@ pub enum RunError {
         #[source]
         source: OpenError,
     },
+    /// The first administrator's password cannot be had.
+    #[error("cannot read `admin_password_file` {file}")]
+    AdminPassword {
+        /// The file.
+        file: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] LoadError),
     /// A peer showed that the node runs on an outdated copy of its disk.
     #[error("{0}")]
     Outdated(String),
@@ -79,11 +98,15 @@ pub struct Server {
     listening: JoinHandle<()>,
     ticking: JoinHandle<()>,
     grouping: JoinHandle<()>,
+    auditing: JoinHandle<()>,
+    reloading: Option<JoinHandle<()>>,
+    scavenging: JoinHandle<((), ())>,
     stop_listening: CancellationToken,
     cut: CancellationToken,
 }
 
-/// Serves until `stop` is cancelled, then stops gracefully. With a `listener`
+/// Serves until `stop` is cancelled or a client asks the node to shut down, then
+/// stops gracefully. With a `listener`
 /// its address replaces the configured one.
 ///
 /// # Errors
@@ -92,6 +115,7 @@ pub async fn run(config: Config, listener: Option<TcpListener>, stop: Cancellati
     let server = Server::start(config, listener).await?;
     let result = tokio::select! {
         () = stop.cancelled() => Ok(()),
+        () = server.shutdown_asked() => Ok(()),
         failure = server.failed() => Err(failure),
     };
     server.stop().await;
@@ -118,24 +142,50 @@ impl Server {
         config.listen = address;
         config.validate()?;
 
+        let first_admin = first_admin(&config)?;
         let metrics = Metrics::new();
-        let node = open(&config, metrics.clone()).await?;
+        let tls = Tls::open(&config, &metrics)?;
+        let peers = tls::peers(&config, tls.as_ref());
+        let node = open(&config, peers.clone(), metrics.clone()).await?;
+        if let Err(refusal) = config.validate_members(&node.status()) {
+            node.shutdown().await;
+            return Err(refusal.into());
+        }
+        if config.is_open_to_others() {
+            let why = if config.asks_who() {
+                "no TLS; passwords and events travel in clear text, and whoever reaches this address may call as a node"
+            } else {
+                "no TLS and no authentication; whoever reaches this address may read and write everything"
+            };
+            tracing::warn!(listen = %config.listen, "INSECURE: {why}");
+        }
         let context = Arc::new(Context {
             node,
-            metrics: metrics.clone(),
+            metrics,
+            peers,
             health: Health::new(Duration::from_millis(config.election_max_ms) * LEADERLESS_ELECTIONS),
+            shutdown_asked: CancellationToken::new(),
             stopping: CancellationToken::new(),
+            access: Access::new(config.asks_who()),
             groups: Groups::default(),
+            callers: Callers::new(&config),
+            subscriptions: Arc::new(Semaphore::new(config.subscriptions_max.min(Semaphore::MAX_PERMITS))),
+            room: Room::new(config.pages_bytes_max),
+            stalls: Stalls::new(Duration::from_millis(config.stall_timeout_ms)),
+            reception: Reception::new(config.receive_bytes_max),
             config: config.clone(),
         });
         context.health.tick(&context.node.status());
 
+        if context.access.is_required() {
+            tokio::spawn(access::mint(context.clone(), first_admin));
+        }
         let stop_listening = CancellationToken::new();
         let cut = CancellationToken::new();
         let server = listener::Server {
             app: http::App::new(&context),
-            config,
-            metrics,
+            context: context.clone(),
+            tls: tls.clone(),
             stop: stop_listening.clone(),
             cut: cut.clone(),
         };
@@ -143,6 +193,12 @@ impl Server {
             listening: tokio::spawn(server.serve(listener)),
             ticking: tokio::spawn(tick(context.clone())),
             grouping: tokio::spawn(groups::run(context.clone())),
+            auditing: tokio::spawn(access::audit::run(context.clone())),
+            reloading: tls.map(|tls| tokio::spawn(tls.reload(context.stopping.clone()))),
+            scavenging: tokio::spawn(futures::future::join(
+                scavenge::drive(context.clone()),
+                scavenge::give_back(context.clone()),
+            )),
             context,
             address,
             stop_listening,
@@ -160,6 +216,12 @@ impl Server {
         self.address
     }
 
+    /// Returns when a client has asked the node to shut down, which is then up to
+    /// the caller.
+    pub async fn shutdown_asked(&self) {
+        self.context.shutdown_asked.cancelled().await;
+    }
+
     /// Why this server must stop although nobody asked it to, once there is a
     /// reason. Mostly there never is.
     pub async fn failed(&self) -> RunError {
@@ -175,6 +237,8 @@ impl Server {
         self.context.stopping.cancel();
         // Their last checkpoints need a node that still appends.
         let _ = tokio::time::timeout_at(deadline, self.grouping).await;
+        let _ = tokio::time::timeout_at(deadline, self.auditing).await;
+        let _ = tokio::time::timeout_at(deadline, self.scavenging).await;
         // The listener still answers: handing leadership over needs peers.
         if tokio::time::timeout_at(deadline, self.context.node.shutdown()).await.is_err() {
             tracing::warn!(?timeout, "the node did not stop in time; it will recover at the next start");
@@ -188,11 +252,22 @@ impl Server {
             let _ = listening.await;
         }
         self.ticking.abort();
+        if let Some(reloading) = self.reloading {
+            reloading.abort();
+        }
         tracing::info!("stopped");
     }
 }
 
-async fn open(config: &Config, metrics: Metrics) -> Result<Node, RunError> {
+fn first_admin(config: &Config) -> Result<FirstAdmin, RunError> {
+    let file = config.admin_password_file.as_deref();
+    FirstAdmin::read(file).map_err(|source| RunError::AdminPassword {
+        file: file.map(|file| file.display().to_string()).unwrap_or_default(),
+        source,
+    })
+}
+
+async fn open(config: &Config, connect: Arc<dyn Connect>, metrics: Metrics) -> Result<Node, RunError> {
     let node = annals_raft::Config {
         bootstrap: config.bootstrap.clone(),
         store: annals_store::Options {
@@ -207,19 +282,26 @@ async fn open(config: &Config, metrics: Metrics) -> Result<Node, RunError> {
         log_keep_bytes: config.log_keep_bytes,
         log_keep_entries: config.log_keep_entries,
         disk_reserve_bytes: config.disk_reserve_bytes,
+        connect,
+        priority: config.node_priority,
         observer: Arc::new(metrics),
         ..annals_raft::Config::new(&config.data, config.own_address())
     };
     Node::open(node).await.map_err(|source| RunError::Open { data: config.data.display().to_string(), source })
 }
 
-/// Tells health that the runtime still runs tasks.
+/// Tells health that the runtime still runs tasks, and ends who does not read.
 async fn tick(context: Arc<Context>) {
     let mut interval = tokio::time::interval(health::TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         context.health.tick(&context.node.status());
+        let given_up = context.stalls.sweep();
+        if given_up > 0 {
+            context.metrics.readers_given_up(given_up);
+            tracing::info!(given_up, "readers took nothing for too long and were ended");
+        }
     }
 }
 

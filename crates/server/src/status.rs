@@ -31,6 +31,10 @@ use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::groups::GroupName;
+use crate::grpc::streams::feed::Reached;
+
+/// Characters of a reason that is sent back.
+const WHY_CHARS_MAX: usize = 500;
 
 /// Why a call did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,14 +88,34 @@ pub(crate) enum Failure {
     TooManySubscriptions {
         /// The limit.
         max: usize,
+        /// Whether it is one caller's, else this node's.
+        of_caller: bool,
+    },
+    /// A reader took nothing of what was ready for it.
+    Stalled {
+        /// For so long.
+        timeout: std::time::Duration,
+        /// Up to where a subscriber was sent everything.
+        reached: Option<Reached>,
+    },
+    /// The caller calls too often.
+    TooManyCalls {
+        /// The limit.
+        per_second: u64,
     },
     /// Not allowed.
     AccessDenied {
         /// What was attempted, as in `streams:write`.
         operation: &'static str,
-        /// On which stream.
-        stream: StreamName,
+        /// On which stream; empty where it was on none.
+        stream: String,
     },
+    /// The credentials prove nothing, or not any more.
+    Unauthenticated,
+    /// There is no account of this name.
+    UserNotFound(String),
+    /// There is an account of this name already, or it changed meanwhile.
+    UserConflict(String),
     /// The client wants the leader, and that is another node.
     NotLeader {
         /// The leader's id.
@@ -136,6 +160,8 @@ pub(crate) enum Failure {
     SessionEmpty,
     /// A name that begins as an index and is none.
     IndexNotFound(String),
+    /// No such scavenge runs. Empty where any was meant.
+    ScavengeNotFound(String),
     /// A consumer group cannot be what is asked for.
     GroupFailed {
         /// Which.
@@ -172,7 +198,13 @@ struct Rich {
 impl Failure {
     /// A request that is none.
     pub(crate) fn invalid(field: impl Into<String>, why: impl Into<String>) -> Self {
-        Failure::Invalid { field: field.into(), why: why.into() }
+        let mut why = why.into();
+        // It may name what the client sent, which may be megabytes.
+        if let Some((end, _)) = why.char_indices().nth(WHY_CHARS_MAX) {
+            why.truncate(end);
+            why.push('…');
+        }
+        Failure::Invalid { field: field.into(), why }
     }
 
     /// A failure of this node itself, told to the operator here, because a
@@ -236,7 +268,11 @@ impl Failure {
             | Failure::AnswerTooLarge { .. } => "too_large",
             Failure::Received { .. } => "not_received",
             Failure::TooManySubscriptions { .. } | Failure::Overloaded => "overloaded",
+            Failure::TooManyCalls { .. } => "rate_limited",
+            Failure::Stalled { .. } => "stalled",
             Failure::AccessDenied { .. } => "access_denied",
+            Failure::Unauthenticated => "unauthenticated",
+            Failure::UserConflict(_) => "invalid",
             Failure::NotLeader { .. } => "not_leader",
             Failure::NotReady => "not_ready",
             Failure::ShuttingDown => "shutting_down",
@@ -246,7 +282,10 @@ impl Failure {
             Failure::Conflict(_) | Failure::Inconsistent(_) => "wrong_expected_version",
             Failure::StreamDeleted { .. } => "stream_deleted",
             Failure::SessionTwice(_) => "invalid",
-            Failure::IndexNotFound(_) | Failure::GroupNotFound(_) => "not_found",
+            Failure::IndexNotFound(_)
+            | Failure::ScavengeNotFound(_)
+            | Failure::GroupNotFound(_)
+            | Failure::UserNotFound(_) => "not_found",
             Failure::GroupFailed { .. } | Failure::GroupExists(_) => "invalid",
             Failure::MaximumSubscribers(_) => "overloaded",
             Failure::GroupDropped(_) => "dropped",
@@ -269,8 +308,26 @@ impl Failure {
             Failure::AnswerTooLarge { size, max } => {
                 format!("An answer has {size} bytes, more than the maximum of {max}.")
             }
-            Failure::TooManySubscriptions { max } => format!("This node serves at most {max} subscriptions."),
+            Failure::TooManySubscriptions { max, of_caller: false } => {
+                format!("This node serves at most {max} subscriptions.")
+            }
+            Failure::TooManySubscriptions { max, of_caller: true } => {
+                format!("One caller has at most {max} subscriptions on this node.")
+            }
+            Failure::Stalled { timeout, reached } => {
+                let text = format!("Nothing was taken for {} ms, so this call was ended.", timeout.as_millis());
+                match reached {
+                    Some(reached) => format!("{text} Everything up to {reached} was sent."),
+                    None => text,
+                }
+            }
+            Failure::TooManyCalls { per_second } => {
+                format!("One caller makes at most {per_second} calls per second on this node.")
+            }
             Failure::AccessDenied { .. } => "Access Denied".to_owned(),
+            Failure::Unauthenticated => "Unauthenticated".to_owned(),
+            Failure::UserNotFound(login) => format!("User '{login}' is not found."),
+            Failure::UserConflict(login) => format!("User '{login}' exists, or has just been changed."),
             Failure::NotLeader { .. } => "Leader info available".to_owned(),
             Failure::NotReady => "Server Is Not Ready".to_owned(),
             Failure::Overloaded => "Server Is Too Busy".to_owned(),
@@ -299,6 +356,8 @@ impl Failure {
             Failure::SessionTwice(stream) => format!("Stream '{stream}' is already part of this append session."),
             Failure::SessionEmpty => "The append session has no requests.".to_owned(),
             Failure::IndexNotFound(name) => format!("Index '{name}' is not found."),
+            Failure::ScavengeNotFound(id) if id.is_empty() => "No scavenge is running.".to_owned(),
+            Failure::ScavengeNotFound(id) => format!("Scavenge '{id}' is not running."),
             Failure::GroupFailed { name, why } => {
                 format!("Subscription group {} on stream {} failed: '{why}'", name.group, name.source)
             }
@@ -339,9 +398,10 @@ impl Failure {
                 put("required-metadata-properties", "type,content-type");
                 Code::InvalidArgument
             }
-            Failure::MessageTooLarge(_) | Failure::TooManySubscriptions { .. } | Failure::DiskFull { .. } => {
-                Code::ResourceExhausted
-            }
+            Failure::MessageTooLarge(_)
+            | Failure::TooManySubscriptions { .. }
+            | Failure::TooManyCalls { .. }
+            | Failure::DiskFull { .. } => Code::ResourceExhausted,
             Failure::AnswerTooLarge { .. } => Code::OutOfRange,
             Failure::Received { code, .. } => *code,
             Failure::EventTooLarge { id, size, max, .. } => {
@@ -360,12 +420,23 @@ impl Failure {
                 put("exception", "access-denied");
                 Code::PermissionDenied
             }
+            Failure::Unauthenticated => Code::Unauthenticated,
+            Failure::UserNotFound(login) => {
+                put("exception", "user-not-found");
+                put("login-name", login);
+                Code::NotFound
+            }
+            Failure::UserConflict(login) => {
+                put("exception", "user-conflict");
+                put("login-name", login);
+                Code::FailedPrecondition
+            }
             Failure::NotLeader { address, .. } => {
                 put_leader(&mut trailers, address);
                 Code::NotFound
             }
             Failure::NotReady | Failure::Overloaded | Failure::ShuttingDown => Code::Unavailable,
-            Failure::TimedOut(_) => Code::Aborted,
+            Failure::TimedOut(_) | Failure::Stalled { .. } => Code::Aborted,
             Failure::Behind { .. } => Code::DeadlineExceeded,
             Failure::Conflict(violation) => {
                 put("exception", "wrong-expected-version");
@@ -383,6 +454,11 @@ impl Failure {
             Failure::IndexNotFound(name) => {
                 put("exception", "index-not-found");
                 put("index-name", name);
+                Code::NotFound
+            }
+            Failure::ScavengeNotFound(id) => {
+                put("exception", "scavenge-not-found");
+                put("scavenge-id", id);
                 Code::NotFound
             }
             Failure::GroupFailed { name, why } => {
@@ -417,7 +493,9 @@ impl Failure {
     pub(crate) fn entry(&self) -> Option<rpc::Status> {
         let (code, message, detail) = match self {
             // The client must go to another node with everything it has.
-            Failure::NotLeader { .. } | Failure::ShuttingDown | Failure::Received { .. } => return None,
+            Failure::NotLeader { .. } | Failure::ShuttingDown | Failure::Received { .. } | Failure::Unauthenticated => {
+                return None;
+            }
             Failure::Conflict(violation) => (
                 Code::AlreadyExists,
                 "WrongExpectedVersion".to_owned(),
@@ -468,12 +546,18 @@ impl Failure {
                 any("event_store.client.BadRequest", &v1::BadRequest { message: self.message() }),
             ),
             Failure::NotReady | Failure::Overloaded => (Code::Unavailable, self.message(), empty()),
-            Failure::TooManySubscriptions { .. } | Failure::DiskFull { .. } | Failure::AnswerTooLarge { .. } => {
-                (Code::ResourceExhausted, self.message(), empty())
-            }
+            Failure::TooManySubscriptions { .. }
+            | Failure::TooManyCalls { .. }
+            | Failure::DiskFull { .. }
+            | Failure::AnswerTooLarge { .. } => (Code::ResourceExhausted, self.message(), empty()),
             Failure::Inconsistent(_) => (Code::FailedPrecondition, self.message(), empty()),
-            // No entry of a batch is about a group.
-            Failure::GroupFailed { .. }
+            // Neither is any about a read.
+            Failure::Stalled { .. } => (Code::Aborted, self.message(), empty()),
+            // No entry of a batch is about a group, an account or a scavenge.
+            Failure::UserNotFound(_)
+            | Failure::UserConflict(_)
+            | Failure::GroupFailed { .. }
+            | Failure::ScavengeNotFound(_)
             | Failure::GroupNotFound(_)
             | Failure::GroupExists(_)
             | Failure::MaximumSubscribers(_)
@@ -516,6 +600,8 @@ impl Failure {
             Failure::TooManySubscriptions { .. } | Failure::Overloaded => {
                 (Code::Unavailable, server("SERVER_OVERLOADED", retry(5)))
             }
+            Failure::TooManyCalls { .. } => (Code::ResourceExhausted, server("SERVER_OVERLOADED", retry(1))),
+            Failure::Stalled { .. } => (Code::Aborted, server("OPERATION_TIMEOUT", retry(1))),
             // No reason of the protocol says it; clients then act on the code.
             Failure::DiskFull { .. } => (Code::ResourceExhausted, server("SERVER_OVERLOADED", retry(5))),
             Failure::AccessDenied { operation, stream } => {
@@ -579,8 +665,14 @@ impl Failure {
                 Code::FailedPrecondition,
                 Rich { reason: "APPEND_SESSION_NO_REQUESTS", domain: "streams", detail: None },
             ),
-            // The second generation has no groups.
-            Failure::GroupFailed { .. }
+            Failure::Unauthenticated => {
+                (Code::Unauthenticated, Rich { reason: "UNAUTHENTICATED", domain: "server", detail: None })
+            }
+            // The second generation has no groups, no accounts and no scavenges.
+            Failure::UserNotFound(_)
+            | Failure::UserConflict(_)
+            | Failure::GroupFailed { .. }
+            | Failure::ScavengeNotFound(_)
             | Failure::GroupNotFound(_)
             | Failure::GroupExists(_)
             | Failure::MaximumSubscribers(_)
@@ -863,7 +955,7 @@ mod tests {
     }
 
     fn denied() -> Failure {
-        Failure::AccessDenied { operation: "streams:write", stream: name("$All") }
+        Failure::AccessDenied { operation: "streams:write", stream: "$All".to_owned() }
     }
 
     fn conflict() -> Failure {
@@ -880,7 +972,8 @@ mod tests {
             Failure::Received { code: Code::Cancelled, message: "gone".into() },
             too_large(),
             Failure::AppendTooLarge { size: 20, max: 10 },
-            Failure::TooManySubscriptions { max: 1 },
+            Failure::TooManySubscriptions { max: 1, of_caller: false },
+            Failure::TooManyCalls { per_second: 1 },
             denied(),
             not_leader(),
             Failure::NotReady,
@@ -896,6 +989,7 @@ mod tests {
             Failure::SessionTwice(name("s")),
             Failure::SessionEmpty,
             Failure::IndexNotFound("$idx-x".into()),
+            Failure::ScavengeNotFound("x".into()),
             Failure::Broken,
         ]
     }
@@ -985,6 +1079,12 @@ mod tests {
             Code::NotFound,
             "Index '$idx-x' is not found.",
             &[("exception", "index-not-found"), ("index-name", "$idx-x")],
+        );
+        assert_v1(
+            &Failure::ScavengeNotFound("x".into()),
+            Code::NotFound,
+            "Scavenge 'x' is not running.",
+            &[("exception", "scavenge-not-found"), ("scavenge-id", "x")],
         );
         assert_v1(&Failure::Broken, Code::Unknown, "Exception was thrown by handler.", &[]);
     }

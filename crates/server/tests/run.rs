@@ -22,7 +22,12 @@ async fn a_node_serves_until_its_token_is_cancelled() -> anyhow::Result<()> {
     let data = tempfile::tempdir()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let config = Config { data: data.path().to_owned(), bootstrap: vec![address.to_string()], ..Config::default() };
+    let config = Config {
+        data: data.path().to_owned(),
+        bootstrap: vec![address.to_string()],
+        insecure: true,
+        ..Config::default()
+    };
     let stop = CancellationToken::new();
     let node = tokio::spawn(run(config, Some(listener), stop.clone()));
 

@@ -50,6 +50,7 @@ fn start(name: &str) -> Node {
     listener.set_nonblocking(true).expect("a socket");
     let address = listener.local_addr().expect("bound").to_string();
     let config = Config {
+        insecure: true,
         node_address: Some(address.clone()),
         bootstrap: vec![address.clone()],
         data,

@@ -18,10 +18,12 @@ pub use self::mistakes::Shadow;
 use std::cell::RefCell;
 
 use annals_core::decide::{Heads, decide};
+use annals_core::scavenge::Facts;
 use annals_core::seeded::{self, Bug};
-use annals_core::{Batch, EventId, Head, Outcome, Position, Revision, StreamName, Timestamp};
+use annals_core::{Batch, Command, EventId, Head, Outcome, Position, Revision, Scavenge, StreamName, Timestamp};
 use bytes::{Bytes, BytesMut};
 
+use crate::database::Reach;
 use crate::effects::Effects;
 use crate::error::Error;
 use crate::record::Record;
@@ -67,24 +69,39 @@ impl Writer {
     fn carry_out(&mut self, state: &State, mark: Mark, batch: Option<Batch>) -> Result<Vec<Outcome>, Error> {
         let mut effects = Effects::new(state);
         let outcomes = match batch {
-            Some(batch) => self.decide_all(&mut effects, batch)?,
+            Some(batch) => self.decide_all(state, &mut effects, batch)?,
             None => Vec::new(),
         };
         state.commit(effects.seal(), Some(mark))?;
         Ok(outcomes)
     }
 
-    fn decide_all(&mut self, effects: &mut Effects<'_>, batch: Batch) -> Result<Vec<Outcome>, Error> {
+    fn decide_all(&mut self, state: &State, effects: &mut Effects<'_>, batch: Batch) -> Result<Vec<Outcome>, Error> {
         let stamped = if seeded::is(Bug::S16) { Timestamp::from(std::time::SystemTime::now()) } else { batch.stamped };
         let created = stamped.max(effects.newest_time());
         let mut outcomes = Vec::with_capacity(batch.commands.len());
         #[cfg(feature = "seeded-bugs")]
         let (batch, places) = mistakes::rearranged(batch);
         for command in &batch.commands {
-            let known = Known { effects: RefCell::new(effects), remembered: &self.remembered };
+            let known = Known {
+                at_hand: read_ahead(state, command)?,
+                effects: RefCell::new(effects),
+                remembered: &self.remembered,
+                created,
+                looked_at: RefCell::default(),
+            };
             let decision = decide(&known, command)?;
+            let looked_at = known.looked_at.into_inner();
             if let Outcome::Node(id) = decision.outcome {
                 effects.take_node(id);
+            }
+            // Before the events that tell of it: what is reclaimed lies before them.
+            for record in looked_at.iter().filter(|record| decision.reclaimed.binary_search(&record.position()).is_ok())
+            {
+                effects.reclaim(record);
+            }
+            if decision.scavenge.is_some() {
+                effects.set_scavenge(decision.scavenge);
             }
             for placed in decision.events {
                 let record = Record::encode(&placed, created, &mut self.arena);
@@ -104,6 +121,24 @@ struct Known<'a, 's> {
     /// Heads that are looked up are kept for the commands that follow.
     effects: RefCell<&'a mut Effects<'s>>,
     remembered: &'a Remembered,
+    /// With which the events of the entry are created.
+    created: Timestamp,
+    /// The events that will be asked for by their position, in its order.
+    at_hand: Vec<Record>,
+    /// Those that were.
+    looked_at: RefCell<Vec<Record>>,
+}
+
+/// The events that a step of a scavenge names, read at once: one by one they would take
+/// several times as long, and appends wait meanwhile.
+fn read_ahead(state: &State, command: &Command) -> Result<Vec<Record>, Error> {
+    let Command::Reclaim(step) = command else { return Ok(Vec::new()) };
+    let tail = state.tail();
+    let mut positions = step.positions.clone();
+    positions.retain(|at| *at > Position::START && *at <= tail);
+    positions.sort_unstable();
+    positions.dedup();
+    state.look_up(&positions, Reach::Disk)
 }
 
 impl Known<'_, '_> {
@@ -139,17 +174,30 @@ impl Heads for Known<'_, '_> {
         Ok(same.then(|| (record.revision(), position)))
     }
 
-    fn metadata_json(&self, stream: &StreamName) -> Result<Bytes, Error> {
-        // Most streams have none, and then there is no metastream to ask.
-        if !self.effects.borrow_mut().head(stream)?.metadata.present {
-            return Ok(Bytes::new());
-        }
-        let metastream = stream.metastream();
-        let Some(last) = self.effects.borrow_mut().head(&metastream)?.last else { return Ok(Bytes::new()) };
-        Ok(self.record_at(&metastream, last)?.map_or_else(Bytes::new, |record| record.data()))
+    fn newest_data(&self, stream: &StreamName) -> Result<Bytes, Error> {
+        let Some(last) = self.effects.borrow_mut().head(stream)?.last else { return Ok(Bytes::new()) };
+        Ok(self.record_at(stream, last)?.map_or_else(Bytes::new, |record| record.data()))
     }
 
     fn last_node(&self) -> u64 {
         self.effects.borrow().last_node()
+    }
+
+    fn time(&self) -> Timestamp {
+        self.created
+    }
+
+    fn scavenge(&self) -> Option<Scavenge> {
+        self.effects.borrow().scavenge()
+    }
+
+    fn event(&self, at: Position) -> Result<Facts, Error> {
+        let record = match self.at_hand.binary_search_by_key(&at, Record::position) {
+            Ok(index) => self.at_hand[index].clone(),
+            Err(_) => self.effects.borrow().record(at)?,
+        };
+        let facts = record.facts();
+        self.looked_at.borrow_mut().push(record);
+        Ok(facts)
     }
 }

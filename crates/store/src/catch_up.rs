@@ -173,6 +173,43 @@ impl CatchUp {
         Ok(())
     }
 
+    /// Whether events up to [`CatchUp::position`] have been reclaimed on the node whose
+    /// `residue` this is, and are whole here. Their stubs are to be pulled as well
+    /// ([`CatchUp::reclaim`]).
+    ///
+    /// # Errors
+    /// [`CatchUpError::Residue`].
+    pub fn lacks_stubs(&self, residue: &[u8]) -> Result<bool, CatchUpError> {
+        let there = Totals::from_residue(residue).ok_or(CatchUpError::Residue)?;
+        Ok(self.state.totals().reclaims() != there.reclaims() && self.position() > Position::START)
+    }
+
+    /// Takes in stubs of events up to [`CatchUp::position`]. There may be more of them
+    /// than at the mark that is caught up to: what reclaims them here is then still to
+    /// be applied, and decides as if they were whole.
+    ///
+    /// # Errors
+    /// After any of them the catch-up is to be dropped.
+    pub fn reclaim(&mut self, stubs: Vec<Bytes>) -> Result<(), CatchUpError> {
+        let mut effects = Effects::new(&self.state);
+        for bytes in stubs {
+            let position = self.position();
+            let stub = Record::from_bytes(bytes).map_err(|source| CatchUpError::Record { position, source })?;
+            let position = stub.position();
+            let does_not_follow = |reason| CatchUpError::DoesNotFollow { position, reason };
+            if !stub.is_reclaimed() || position == Position::START || position > self.position() {
+                return Err(does_not_follow("it is no stub of an event that is here"));
+            }
+            let record = effects.record(position)?;
+            if !record.is_same_event(&stub) {
+                return Err(does_not_follow("the event is another one here"));
+            }
+            effects.reclaim(&record);
+        }
+        self.state.commit(effects.seal(), None)?;
+        Ok(())
+    }
+
     /// Makes this the store's state: durable, and seen by every reader.
     ///
     /// `mark` and `residue` come from one [`crate::Store::durable`] of the
@@ -186,6 +223,7 @@ impl CatchUp {
         self.verify_same(&expected)?;
         let mut effects = Effects::new(&self.state);
         effects.take_node(expected.last_node);
+        effects.set_scavenge(expected.scavenge);
         let index = mark.index;
         self.state.commit(effects.seal(), Some(mark))?;
         self.state.settle()?;
@@ -212,6 +250,7 @@ impl CatchUp {
         }
         drop(writer);
         self.store.tail.send_replace(self.state.tail());
+        self.store.scavenge.send_replace(self.state.totals().scavenge);
         self.store.interests.wake_all();
         Ok(())
     }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
-    DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteBatch, checkpoint::Checkpoint,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
+    DBPinnableSlice, DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteBatch, checkpoint::Checkpoint,
 };
 
 use crate::error::{Error, OpenError};
@@ -147,6 +147,29 @@ impl Database {
     /// Makes everything written durable.
     pub(crate) fn flush(&self) -> Result<(), Error> {
         self.flush_all(true)
+    }
+
+    /// Writes one value. Durable only after a flush.
+    pub(crate) fn put(&self, key: &Key, value: &[u8]) -> Result<(), Error> {
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.column(key.column()), key.encode(), value);
+        self.write(batch)
+    }
+
+    /// Has the files that hold keys from one to another, both inclusive, written anew,
+    /// so that what was overwritten in them goes. Returns when that is done; other
+    /// compactions go on meanwhile. What is in memory from that range would be flushed.
+    pub(crate) fn compact(&self, column: Column, from: &[u8], to: &[u8]) {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        self.rocks.compact_range_cf_opt(self.column(column), Some(from), Some(to), &options);
+    }
+
+    /// Bytes of the files that hold keys from one to another, the second exclusive;
+    /// about.
+    pub(crate) fn size_of(&self, column: Column, from: &[u8], to: &[u8]) -> u64 {
+        let range = rocksdb::Range::new(from, to);
+        self.rocks.get_approximate_sizes_cf(self.column(column), &[range]).first().copied().unwrap_or(0)
     }
 
     /// Begins to make everything written until now durable. Waits only where

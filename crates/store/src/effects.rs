@@ -11,7 +11,9 @@
 //! (runs excepted, see [`crate::runs`]) or on the order of a hash map.
 
 use annals_core::limits::STREAM_NAME_BYTES_MAX;
-use annals_core::{EventType, Head, Metadata, Position, Properties, Revision, StreamName, Timestamp, metadata};
+use annals_core::{
+    EventType, Head, Metadata, Position, Properties, Revision, Scavenge, StreamName, Timestamp, metadata,
+};
 use hashbrown::HashMap;
 use rocksdb::WriteBatch;
 
@@ -35,6 +37,8 @@ pub(crate) struct Effects<'s> {
     batch: WriteBatch,
     totals: Totals,
     records: Vec<Record>,
+    /// What is left of events of earlier entries.
+    stubs: Vec<Record>,
     lists: Lists,
     /// Scratch for keys.
     key: Vec<u8>,
@@ -67,6 +71,7 @@ pub(crate) struct Sealed {
     pub(crate) batch: WriteBatch,
     pub(crate) lists: Lists,
     pub(crate) records: Vec<Record>,
+    pub(crate) stubs: Vec<Record>,
     pub(crate) totals: Totals,
 }
 
@@ -79,6 +84,7 @@ impl<'s> Effects<'s> {
             batch: WriteBatch::default(),
             totals: state.totals(),
             records: Vec::new(),
+            stubs: Vec::new(),
             lists: Lists::default(),
             key: Vec::new(),
         }
@@ -99,6 +105,29 @@ impl<'s> Effects<'s> {
 
     pub(crate) fn take_node(&mut self, id: u64) {
         self.totals.last_node = id;
+    }
+
+    pub(crate) fn scavenge(&self) -> Option<Scavenge> {
+        self.totals.scavenge
+    }
+
+    pub(crate) fn set_scavenge(&mut self, scavenge: Option<Scavenge>) {
+        self.totals.scavenge = scavenge;
+    }
+
+    /// Leaves only the stub of an event up to [`Effects::tail`].
+    pub(crate) fn reclaim(&mut self, record: &Record) {
+        if record.is_reclaimed() {
+            return;
+        }
+        let position = record.position();
+        let stub = record.stub(correlation_of(record).as_deref().filter(|id| can_be_asked_for(id)));
+        self.batch.put_cf(self.columns.records, keys::number(position.get()), stub.encoded());
+        let first = self.totals.tail.get() - self.records.len() as u64 + 1;
+        match position.get().checked_sub(first).and_then(|index| usize::try_from(index).ok()) {
+            Some(index) => self.records[index] = stub,
+            None => self.stubs.push(stub),
+        }
     }
 
     /// The head of a stream.
@@ -225,8 +254,8 @@ impl<'s> Effects<'s> {
 
     /// All of it, to be committed.
     pub(crate) fn seal(self) -> Sealed {
-        let Effects { batch, totals, records, lists, .. } = self;
-        Sealed { batch, lists, records, totals }
+        let Effects { batch, totals, records, stubs, lists, .. } = self;
+        Sealed { batch, lists, records, stubs, totals }
     }
 }
 
@@ -267,17 +296,24 @@ pub(crate) fn indexes_of(
     if record.event_type() != EventType::LINK {
         with(Kind::EventType, record.event_type())?;
     }
-    let correlation = match record.properties() {
-        Properties::Opaque => metadata::correlation_id(record.metadata_slice()),
-        Properties::Struct => correlation::in_struct(record.metadata_slice()),
-    };
-    if let Some(correlation) = correlation {
+    if let Some(correlation) = correlation_of(record) {
         with(Kind::Correlation, &correlation)?;
     }
     if record.revision() == Revision::FIRST && !stream.is_system() {
         with(Kind::Streams, "")?;
     }
     Ok(())
+}
+
+/// The correlation id in the event's metadata, or what a stub keeps of it.
+fn correlation_of(record: &Record) -> Option<String> {
+    if record.is_reclaimed() {
+        return record.stub_correlation().map(str::to_owned);
+    }
+    match record.properties() {
+        Properties::Opaque => metadata::correlation_id(record.metadata_slice()),
+        Properties::Struct => correlation::in_struct(record.metadata_slice()),
+    }
 }
 
 /// Whether a stream name can be made of it. An index that nobody can name is

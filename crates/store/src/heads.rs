@@ -4,10 +4,14 @@
 //! ```text
 //! index   list u64 · entries u64
 //! stream  list u64 · last revision u64 (2^64 - 1: none) · flags u8
-//!         · $maxCount u64, $maxAge u64, $tb u64, each if its flag is set
+//!         · $maxCount u64, $maxAge u64, $tb u64, $acl, each if its flag is set
+//! $acl    rights that it has u8, one bit each · for each of them: names u16,
+//!         for each of those its length u16 and its bytes
 //! ```
 
-use annals_core::{Head, Metadata, Revision};
+use std::sync::Arc;
+
+use annals_core::{Acl, Head, Metadata, Revision};
 use bytes::{Buf, BufMut};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -35,6 +39,7 @@ const METADATA: u8 = 2;
 const MAX_COUNT: u8 = 4;
 const MAX_AGE: u8 = 8;
 const TRUNCATE_BEFORE: u8 = 16;
+const ACL: u8 = 32;
 /// No revision is that high.
 const NO_REVISION: u64 = u64::MAX;
 
@@ -42,7 +47,7 @@ impl StreamHead {
     /// Puts the head's bytes in place of what is in `out`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let Head { last, tombstoned, metadata } = &self.head;
-        let Metadata { present, max_count, max_age_seconds, truncate_before } = metadata;
+        let Metadata { present, max_count, max_age_seconds, truncate_before, acl } = metadata;
         let flag = |is: bool, flag: u8| if is { flag } else { 0 };
         out.clear();
         out.put_u64_le(self.list.get());
@@ -52,10 +57,14 @@ impl StreamHead {
                 | flag(*present, METADATA)
                 | flag(max_count.is_some(), MAX_COUNT)
                 | flag(max_age_seconds.is_some(), MAX_AGE)
-                | flag(truncate_before.is_some(), TRUNCATE_BEFORE),
+                | flag(truncate_before.is_some(), TRUNCATE_BEFORE)
+                | flag(acl.is_some(), ACL),
         );
         for number in [*max_count, *max_age_seconds, truncate_before.map(Revision::get)].into_iter().flatten() {
             out.put_u64_le(number);
+        }
+        if let Some(acl) = acl {
+            acl.put(out);
         }
     }
 
@@ -71,18 +80,25 @@ impl StreamHead {
             number => Some(revision(number)?),
         };
         let flags = bytes.get_u8();
-        if flags & !(TOMBSTONED | METADATA | MAX_COUNT | MAX_AGE | TRUNCATE_BEFORE) != 0 {
+        if flags & !(TOMBSTONED | METADATA | MAX_COUNT | MAX_AGE | TRUNCATE_BEFORE | ACL) != 0 {
             return Err(Corruption::Invalid("it has unknown flags"));
         }
         let numbers = (flags & (MAX_COUNT | MAX_AGE | TRUNCATE_BEFORE)).count_ones() as usize;
-        if bytes.len() != 8 * numbers {
+        let has_acl = flags & ACL != 0;
+        if bytes.len() < 8 * numbers || (!has_acl && bytes.len() > 8 * numbers) {
             return Err(Corruption::Length { expected: FIXED + 8 * numbers, found });
         }
         let mut number = |flag: u8| (flags & flag != 0).then(|| bytes.get_u64_le());
         let max_count = number(MAX_COUNT);
         let max_age_seconds = number(MAX_AGE);
         let truncate_before = number(TRUNCATE_BEFORE).map(revision).transpose()?;
-        let metadata = Metadata { present: flags & METADATA != 0, max_count, max_age_seconds, truncate_before };
+        let acl = if has_acl {
+            let acl = Acl::take(&mut bytes).filter(|_| bytes.is_empty());
+            Some(Arc::new(acl.ok_or(Corruption::Invalid("its list of rights is none"))?))
+        } else {
+            None
+        };
+        let metadata = Metadata { present: flags & METADATA != 0, max_count, max_age_seconds, truncate_before, acl };
         Ok(StreamHead { list, head: Head { last, tombstoned: flags & TOMBSTONED != 0, metadata } })
     }
 }
@@ -189,12 +205,14 @@ mod tests {
             max_count: Option<u64>,
             max_age_seconds: Option<u64>,
             truncate_before in proptest::option::of(0..=Revision::TOMBSTONE.get()),
+            acl in proptest::option::of(r#"\{("\$r":"[a-z]{0,9}")?\}"#),
         ) {
             let metadata = Metadata {
                 present,
                 max_count,
                 max_age_seconds,
                 truncate_before: truncate_before.and_then(Revision::new),
+                acl: acl.map(|json| Arc::new(Acl::parse(&json))),
             };
             let head = Head { last: last.and_then(Revision::new), tombstoned, metadata };
             let head = StreamHead { list: ListId::new(list), head };

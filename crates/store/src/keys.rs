@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `meta` | `format` | format version |
 //! | `meta` | `standing` | what the state comes to, see [`crate::standing`] |
+//! | `meta` | `scavenge` | the last scavenge, if there was one, see [`annals_core::scavenge`] |
+//! | `meta` | `given back` | up to where this node has given space back, see [`crate::reclaim`] |
 //! | `records` | position | the record |
 //! | `heads` | kind ‖ name | the head of a list, see [`crate::heads`] |
 //! | `runs` | list ‖ last number | where a stretch of a list is, see [`crate::runs`] |
@@ -111,6 +113,11 @@ impl Kind {
 pub enum Key {
     /// The format version of the state.
     Format,
+    /// Up to where this node has given the space of what is reclaimed back. The only
+    /// thing here that is not the same on every node.
+    GivenBack,
+    /// The last scavenge.
+    Scavenge,
     /// What the state comes to.
     Standing,
     /// A record.
@@ -129,7 +136,7 @@ impl Key {
     /// Where it is stored.
     pub(crate) fn column(&self) -> Column {
         match self {
-            Key::Format | Key::Standing => Column::Meta,
+            Key::Format | Key::Standing | Key::Scavenge | Key::GivenBack => Column::Meta,
             Key::Record(_) => Column::Records,
             Key::Head(..) => Column::Heads,
             Key::Run(..) => Column::Runs,
@@ -143,6 +150,8 @@ impl Key {
         match self {
             Key::Format => b"format".to_vec(),
             Key::Standing => b"standing".to_vec(),
+            Key::Scavenge => b"scavenge".to_vec(),
+            Key::GivenBack => b"given back".to_vec(),
             Key::Record(position) | Key::Chain(position) => number(position.get()).to_vec(),
             Key::Head(kind, name) => {
                 let mut out = Vec::with_capacity(1 + name.len());
@@ -160,6 +169,8 @@ impl Key {
         Some(match column {
             Column::Meta if bytes == b"format" => Key::Format,
             Column::Meta if bytes == b"standing" => Key::Standing,
+            Column::Meta if bytes == b"scavenge" => Key::Scavenge,
+            Column::Meta if bytes == b"given back" => Key::GivenBack,
             Column::Meta => return None,
             Column::Records => Key::Record(Position::new(single()?)),
             Column::Heads => {
@@ -182,6 +193,8 @@ impl fmt::Display for Key {
         match self {
             Key::Format => f.write_str("the format version"),
             Key::Standing => f.write_str("the state's standing"),
+            Key::Scavenge => f.write_str("the state of the last scavenge"),
+            Key::GivenBack => f.write_str("the mark of how much space was given back"),
             Key::Record(position) => write!(f, "the record at position {position}"),
             Key::Head(kind, name) => {
                 let name = String::from_utf8_lossy(name);
@@ -241,6 +254,8 @@ mod tests {
         let name = prop_oneof!["[ab-]{0,3}".prop_map(Bytes::from), any::<Vec<u8>>().prop_map(Bytes::from)];
         prop_oneof![
             Just(Key::Format),
+            Just(Key::GivenBack),
+            Just(Key::Scavenge),
             Just(Key::Standing),
             any::<u64>().prop_map(|p| Key::Record(Position::new(p))),
             (kind, name).prop_map(|(kind, name)| Key::Head(kind, name)),

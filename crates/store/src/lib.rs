@@ -7,7 +7,7 @@
 //! Reading order: the handle ([`store`]); what is stored (`keys`, [`record`],
 //! [`chain`], `runs`, `heads`, `standing`) and where (`delta`, `database`,
 //! `directory`, `state`, `open`); how it comes about (`effects`, `remembered`, `apply`,
-//! [`catch_up`]); how it is read (`tail`, [`read`], `moment`, [`index`],
+//! [`catch_up`]) and what becomes of what is deleted ([`reclaim`]); how it is read (`tail`, [`read`], `moment`, [`index`],
 //! `streams`, `interest`); how a directory is looked at offline ([`verify`]).
 //!
 //! # Invariants
@@ -29,6 +29,8 @@ mod delta;
 mod directory;
 mod effects;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod heads;
 pub mod index;
 mod interest;
@@ -38,6 +40,7 @@ mod moment;
 mod open;
 pub mod options;
 pub mod read;
+pub mod reclaim;
 pub mod record;
 mod remembered;
 mod runs;
@@ -60,6 +63,7 @@ pub use keys::{Key, Kind, ListId};
 pub use moment::Sight;
 pub use options::Options;
 pub use read::{Direction, PageLimit, StreamPage, StreamView};
+pub use reclaim::{GivenBack, Gone, LookLimit};
 pub use record::{Corruption, Record};
 pub use statistics::{ColumnStatistics, Statistics};
 pub use store::{Durable, Mark, Store};

@@ -32,6 +32,7 @@ pub(crate) fn open(data: &Path, options: Options) -> Result<Store, OpenError> {
     let unreadable = |source| OpenError::Unreadable { directory: directory.state(number), source };
     let remembered = state.read_remembered().map_err(unreadable)?;
     let (tail, _) = watch::channel(state.tail());
+    let scavenge = watch::Sender::new(state.totals().scavenge);
     Ok(Store {
         inner: Arc::new(Inner {
             directory,
@@ -40,6 +41,8 @@ pub(crate) fn open(data: &Path, options: Options) -> Result<Store, OpenError> {
             state: ArcSwap::from_pointee(state),
             writer: Mutex::new(Writer::new(remembered)),
             tail,
+            scavenge,
+            giving_back: Mutex::new(()),
             interests,
         }),
     })

@@ -361,7 +361,7 @@ impl State {
     }
 
     /// The records at these positions, which exist and ascend or descend.
-    fn look_up(&self, positions: &[Position], reach: Reach) -> Result<Vec<Record>, Error> {
+    pub(crate) fn look_up(&self, positions: &[Position], reach: Reach) -> Result<Vec<Record>, Error> {
         let mut found: Vec<Option<Record>> = {
             let ring = self.ring.read();
             positions.iter().map(|at| ring.get(*at).cloned()).collect()

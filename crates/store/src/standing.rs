@@ -13,8 +13,10 @@
 //! 48 last node  u64     highest node id ever taken
 //! 56 opaque             the replicated log's own
 //! ```
+//!
+//! The last scavenge has a key of its own, which is written together with it.
 
-use annals_core::{Position, Timestamp};
+use annals_core::{Position, Scavenge, Timestamp};
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::chain::ChainHash;
@@ -39,10 +41,15 @@ pub(crate) struct Totals {
     pub(crate) chain: ChainHash,
     pub(crate) next_list: ListId,
     pub(crate) last_node: u64,
+    /// The last scavenge, if there was one.
+    pub(crate) scavenge: Option<Scavenge>,
 }
 
 const TOTALS_LEN: usize = 48;
+/// Of a state in which there was no scavenge.
 const RESIDUE_VERSION: u8 = 1;
+/// With the last scavenge behind the numbers.
+const SCAVENGED_RESIDUE_VERSION: u8 = 2;
 
 impl Standing {
     /// Of a state to which nothing was applied.
@@ -55,8 +62,15 @@ impl Standing {
                 chain: ChainHash::START,
                 next_list: ListId::new(0),
                 last_node: 0,
+                scavenge: None,
             },
         }
+    }
+
+    /// The same with the last scavenge, which is read from a key of its own.
+    pub(crate) fn with(mut self, scavenge: Option<Scavenge>) -> Self {
+        self.totals.scavenge = scavenge;
+        self
     }
 
     /// Puts the bytes of a standing in place of what is in `out`.
@@ -82,14 +96,29 @@ impl Totals {
     /// come to the same.
     pub(crate) fn residue(&self) -> Bytes {
         let mut out = Vec::with_capacity(1 + TOTALS_LEN);
-        out.put_u8(RESIDUE_VERSION);
+        out.put_u8(self.scavenge.map_or(RESIDUE_VERSION, |_| SCAVENGED_RESIDUE_VERSION));
         self.put(&mut out);
+        if let Some(scavenge) = self.scavenge {
+            scavenge.encode(&mut out);
+        }
         Bytes::from(out)
     }
 
     pub(crate) fn from_residue(bytes: &[u8]) -> Option<Totals> {
-        let (version, mut bytes) = bytes.split_first()?;
-        (*version == RESIDUE_VERSION && bytes.len() == TOTALS_LEN).then(|| Totals::take(&mut bytes))
+        let (version, bytes) = bytes.split_first()?;
+        let (mut numbers, rest) = bytes.split_at_checked(TOTALS_LEN)?;
+        let scavenge = match *version {
+            RESIDUE_VERSION if rest.is_empty() => None,
+            SCAVENGED_RESIDUE_VERSION => Some(Scavenge::decode(Bytes::copy_from_slice(rest)).ok()?),
+            _ => return None,
+        };
+        Some(Totals { scavenge, ..Totals::take(&mut numbers) })
+    }
+
+    /// Commands of scavenges that were carried out: where two states of the same log
+    /// have the same number, they have reclaimed the same.
+    pub(crate) fn reclaims(&self) -> u64 {
+        self.scavenge.map_or(0, |scavenge| scavenge.commands)
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -112,6 +141,7 @@ impl Totals {
             chain: ChainHash::from_bytes(chain),
             next_list: ListId::new(bytes.get_u64_le()),
             last_node: bytes.get_u64_le(),
+            scavenge: None,
         }
     }
 }
@@ -127,7 +157,23 @@ mod tests {
             chain: ChainHash::from_bytes([3; 16]),
             next_list: ListId::new(4),
             last_node: 5,
+            scavenge: None,
         }
+    }
+
+    fn scavenged() -> Totals {
+        let scavenge = Scavenge {
+            id: uuid::Uuid::from_u128(6),
+            phase: annals_core::scavenge::Phase::Stopped,
+            started: Timestamp::from_ticks(7),
+            ended: Some(Timestamp::from_ticks(8)),
+            point: Position::new(9),
+            cursor: Position::new(10),
+            events: 11,
+            bytes: 12,
+            commands: 13,
+        };
+        Totals { scavenge: Some(scavenge), ..totals() }
     }
 
     #[test]
@@ -141,9 +187,11 @@ mod tests {
 
     #[test]
     fn a_residue_is_read_only_in_full() {
-        let bytes = totals().residue();
-        assert_eq!(Totals::from_residue(&bytes), Some(totals()));
-        assert_eq!(Totals::from_residue(&bytes[..bytes.len() - 1]), None);
+        for totals in [totals(), scavenged()] {
+            let bytes = totals.residue();
+            assert_eq!(Totals::from_residue(&bytes), Some(totals));
+            assert_eq!(Totals::from_residue(&bytes[..bytes.len() - 1]), None);
+        }
         assert_eq!(Totals::from_residue(b""), None);
     }
 }

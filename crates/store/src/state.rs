@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use annals_core::seeded::{self, Bug};
-use annals_core::{Head, Position, StreamName};
-use bytes::BytesMut;
+use annals_core::{Head, Position, Scavenge, StreamName};
+use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 use rocksdb::{Cache, WriteBatch, properties};
 
@@ -134,8 +134,15 @@ impl State {
         if seeded::is(Bug::S11) {
             return Ok(self.newest.read().standing.clone());
         }
-        let bytes = self.database.get_durable(&Key::Standing)?;
-        decode_standing(bytes.as_deref())
+        loop {
+            let read = |key| self.database.get_durable(key);
+            let standing = decode_standing(read(&Key::Standing)?.as_deref())?;
+            let scavenge = decode_scavenge(read(&Key::Scavenge)?.as_deref())?;
+            // Both of one flush: none came between them.
+            if decode_standing(read(&Key::Standing)?.as_deref())?.mark == standing.mark {
+                return Ok(standing.with(scavenge));
+            }
+        }
     }
 
     /// Takes in what entries do. One caller at a time. `mark` is none only in a
@@ -144,12 +151,16 @@ impl State {
     /// The records first, then all that leads to them and the standing that
     /// tells readers how far they may look, at once.
     pub(crate) fn commit(&self, sealed: Sealed, mark: Option<Mark>) -> Result<(), Error> {
-        let Sealed { batch, lists, records, totals } = sealed;
+        let Sealed { batch, lists, records, stubs, totals } = sealed;
         let bytes = batch.size_in_bytes();
         if !batch.is_empty() {
             self.database.write(batch)?;
         }
-        self.ring.write().push(records);
+        {
+            let mut ring = self.ring.write();
+            ring.push(records);
+            ring.replace(stubs);
+        }
         let (is_full, has_many_heads, has_many_runs) = {
             let mut newest = self.newest.write();
             lists.add_to(&mut newest.delta, &self.interests);
@@ -194,6 +205,11 @@ impl State {
                 #[cfg(feature = "seeded-bugs")]
                 self.flush_half(&value)?;
                 batch.put_cf(columns.meta, Key::Standing.encode(), value);
+                if let Some(scavenge) = newest.standing.totals.scavenge {
+                    let mut value = Vec::new();
+                    scavenge.encode(&mut value);
+                    batch.put_cf(columns.meta, Key::Scavenge.encode(), value);
+                }
             }
         }
         let bytes = batch.size_in_bytes();
@@ -425,7 +441,13 @@ pub(crate) fn corrupt_head(key: &[u8], source: Corruption) -> Error {
 
 pub(crate) fn read_standing(database: &Database) -> Result<Standing, Error> {
     let bytes = database.get(Column::Meta, &Key::Standing.encode())?;
-    decode_standing(bytes.as_deref())
+    let scavenge = database.get(Column::Meta, &Key::Scavenge.encode())?;
+    Ok(decode_standing(bytes.as_deref())?.with(decode_scavenge(scavenge.as_deref())?))
+}
+
+fn decode_scavenge(bytes: Option<&[u8]>) -> Result<Option<Scavenge>, Error> {
+    let corrupt = |_| Error::Corrupt { key: Key::Scavenge, source: Corruption::Invalid("it cannot be read") };
+    bytes.map(|bytes| Scavenge::decode(Bytes::copy_from_slice(bytes))).transpose().map_err(corrupt)
 }
 
 pub(crate) fn decode_standing(bytes: Option<&[u8]>) -> Result<Standing, Error> {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use annals_core::{Batch, Head, Outcome, Position, Revision, StreamName, Timestamp};
+use annals_core::{Batch, Head, Outcome, Position, Revision, Scavenge, StreamName, Timestamp};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -27,6 +27,7 @@ use crate::keys::{self, Kind};
 use crate::moment::Sight;
 use crate::options::Options;
 use crate::read::{Direction, PageLimit, StreamPage, StreamView};
+use crate::reclaim::{GivenBack, Gone, LookLimit};
 use crate::record::Record;
 use crate::state::State;
 use crate::statistics::Statistics;
@@ -46,6 +47,9 @@ pub(crate) struct Inner {
     /// Held while an entry is applied, and while another state takes over.
     pub(crate) writer: Mutex<Writer>,
     pub(crate) tail: watch::Sender<Position>,
+    pub(crate) scavenge: watch::Sender<Option<Scavenge>>,
+    /// Held while space is given back.
+    pub(crate) giving_back: Mutex<()>,
     pub(crate) interests: Arc<Interests>,
 }
 
@@ -105,6 +109,8 @@ impl Store {
         let state = self.state();
         let outcomes = writer.apply(&state, mark, batch)?;
         self.inner.tail.send_if_modified(|tail| std::mem::replace(tail, state.tail()) != state.tail());
+        let scavenge = state.totals().scavenge;
+        self.inner.scavenge.send_if_modified(|last| std::mem::replace(last, scavenge) != scavenge);
         Ok(outcomes)
     }
 
@@ -184,6 +190,42 @@ impl Store {
         self.inner.tail.subscribe()
     }
 
+    /// The last scavenge that was started.
+    pub fn scavenge(&self) -> Option<Scavenge> {
+        *self.inner.scavenge.borrow()
+    }
+
+    /// Tells each change of [`Store::scavenge`].
+    pub fn watch_scavenge(&self) -> watch::Receiver<Option<Scavenge>> {
+        self.inner.scavenge.subscribe()
+    }
+
+    /// Looks on from where a scavenge stands for what is gone: the next step of it.
+    /// Reads the log from the disk, at most to the scavenge's point.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_gone(&self, scavenge: &Scavenge, limit: LookLimit) -> Result<Gone, Error> {
+        self.state().find_gone(scavenge, limit)
+    }
+
+    /// Gives the space of reclaimed events back, on this node, for the next stretch of
+    /// the log that a scavenge has passed; none where nothing is to be done now. Takes
+    /// a second or two of a processor and of the disk. One caller at a time; another
+    /// one waits.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn give_back(&self) -> Result<Option<GivenBack>, Error> {
+        let _turn = self.inner.giving_back.lock();
+        let Some((from, through, is_last)) = self.state().next_stretch()? else { return Ok(None) };
+        self.flush()?;
+        let state = self.state();
+        let before = state.record_file_bytes();
+        state.compact_stretch(from, through)?;
+        Ok(Some(GivenBack { from, through, before, after: state.record_file_bytes(), is_last }))
+    }
+
     /// Announces an interest in a stream. It wakes after events of the stream, its
     /// tombstone or its metadata can be read, and may wake without any.
     pub fn watch_stream(&self, stream: &StreamName) -> Interest {
@@ -218,7 +260,7 @@ impl Store {
         self.state().chain(at)
     }
 
-    /// The record at a position, if there is one.
+    /// The record at a position, if there is one that is not reclaimed.
     ///
     /// # Errors
     /// [`Error`].
@@ -227,18 +269,21 @@ impl Store {
         if at == Position::START || at > state.tail() {
             return Ok(None);
         }
-        state.record(at).map(Some)
+        Ok(Some(state.record(at)?).filter(|record| !record.is_reclaimed()))
     }
 
-    /// The record at a revision, also where the stream's metadata hides it.
+    /// The record at a revision, also where the stream's metadata hides it; none once
+    /// it is reclaimed.
     ///
     /// # Errors
     /// [`Error`].
     pub fn record_at(&self, stream: &StreamName, revision: Revision) -> Result<Option<Record>, Error> {
-        self.state().record_at(stream, revision)
+        Ok(self.state().record_at(stream, revision)?.filter(|record| !record.is_reclaimed()))
     }
 
-    /// A page of the whole log. `from` is inclusive either way; beyond the
+    /// A page of the whole log. As all pages it holds the stubs of what was reclaimed
+    /// too ([`Record::is_reclaimed`]): they say how far it reaches, and are nobody's to
+    /// see. `from` is inclusive either way; beyond the
     /// tail a backward read begins at the tail. Empty at the end.
     ///
     /// # Errors

@@ -38,6 +38,18 @@ impl Ring {
         }
     }
 
+    /// Puts stubs where their records are, if they are here.
+    pub(crate) fn replace(&mut self, stubs: impl IntoIterator<Item = Record>) {
+        let Some(first) = self.records.front().map(Record::position) else { return };
+        for stub in stubs {
+            let index = stub.position().get().checked_sub(first.get()).and_then(|index| usize::try_from(index).ok());
+            if let Some(record) = index.and_then(|index| self.records.get_mut(index)) {
+                self.bytes = self.bytes - record.encoded().len() + stub.encoded().len();
+                *record = stub;
+            }
+        }
+    }
+
     /// The record at this position, if it is here.
     pub(crate) fn get(&self, at: Position) -> Option<&Record> {
         let first = self.records.front()?.position();

@@ -15,9 +15,15 @@
 //! - Positions are counted from 1, revisions from 0, both without gaps.
 //! - The records of one history may stand in any order.
 
+mod group;
+
 use std::fmt;
 use std::sync::Arc;
 
+pub use group::{
+    Answer, Answered, Checkpoint, Defined, Group, GroupEnded, GroupSource, GroupStep, Handed, Joined, Left, Parked,
+    ParkedMessage, Replay,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Nanoseconds since the run began.
@@ -66,6 +72,8 @@ pub enum Record {
     Final(Final),
     /// The chain hash of a node's events up to a position.
     Hash(Hash),
+    /// Something happened to a consumer group.
+    Group(Group),
 }
 
 /// What was run.

@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::history::{
-    Append, CaughtUp, Closed, Delete, Delivered, Digest, Dropped, EventId, Fault, Hash, Nanos, NodeNumber, Opened,
-    Outcome, Proposed, Read, Record, Seen, Source, Subscription, Write,
+    Answered, Append, CaughtUp, Checkpoint, Closed, Defined, Delete, Delivered, Digest, Dropped, EventId, Fault,
+    GroupEnded, GroupStep, Handed, Hash, Joined, Left, Nanos, NodeNumber, Opened, Outcome, Parked, Proposed, Read,
+    Record, Replay, Seen, Source, Subscription, Write,
 };
 use crate::verdict::{Findings, Property};
 
@@ -56,6 +57,8 @@ pub(crate) struct Index<'h> {
     pub(crate) reads: Vec<&'h Read>,
     /// Subscriptions with all that happened to them, by number.
     pub(crate) subscriptions: BTreeMap<u32, Following<'h>>,
+    /// Consumer groups with all that happened to them, by number.
+    pub(crate) sharings: BTreeMap<u32, Sharing<'h>>,
     /// Faults.
     pub(crate) faults: Vec<&'h Fault>,
     /// Final states.
@@ -122,6 +125,47 @@ impl Step<'_> {
             Step::Delivered(step) => (step.connection, 1, step.time),
             Step::CaughtUp(step) => (step.connection, 1, step.time),
             Step::Dropped(step) => (step.connection, 2, step.time),
+        }
+    }
+}
+
+/// All that happened to one consumer group.
+#[derive(Default)]
+pub(crate) struct Sharing<'h> {
+    /// What it is; one, if the history is right.
+    pub(crate) defined: Vec<&'h Defined>,
+    /// Its consumers, by number.
+    pub(crate) joined: BTreeMap<u32, &'h Joined>,
+    /// What they got.
+    pub(crate) handed: Vec<&'h Handed>,
+    /// What they said of it.
+    pub(crate) answered: Vec<&'h Answered>,
+    /// Connections that ended.
+    pub(crate) left: Vec<&'h Left>,
+    /// When what was parked was asked for.
+    pub(crate) replays: Vec<&'h Replay>,
+    /// Checkpoints as others saw them.
+    pub(crate) checkpoints: Vec<&'h Checkpoint>,
+    /// What was parked.
+    pub(crate) parked: Option<&'h Parked>,
+    /// How it ended.
+    pub(crate) ended: Option<&'h GroupEnded>,
+}
+
+impl<'h> Sharing<'h> {
+    fn sort(&mut self, step: &'h GroupStep) {
+        match step {
+            GroupStep::Defined(defined) => self.defined.push(defined),
+            GroupStep::Joined(joined) => {
+                self.joined.insert(joined.consumer, joined);
+            }
+            GroupStep::Handed(handed) => self.handed.push(handed),
+            GroupStep::Answered(answered) => self.answered.push(answered),
+            GroupStep::Left(left) => self.left.push(left),
+            GroupStep::Replay(replay) => self.replays.push(replay),
+            GroupStep::Checkpoint(checkpoint) => self.checkpoints.push(checkpoint),
+            GroupStep::Parked(parked) => self.parked = Some(parked),
+            GroupStep::Ended(ended) => self.ended = Some(ended),
         }
     }
 }
@@ -198,6 +242,7 @@ impl<'h> Index<'h> {
             deletes: Vec::new(),
             reads: Vec::new(),
             subscriptions: BTreeMap::new(),
+            sharings: BTreeMap::new(),
             faults: Vec::new(),
             finals: Vec::new(),
             hashes: Vec::new(),
@@ -273,6 +318,7 @@ impl<'h> Index<'h> {
                 }
             }
             Record::Hash(hash) => self.hashes.push(hash),
+            Record::Group(group) => self.sharings.entry(group.group).or_default().sort(&group.step),
         }
     }
 

@@ -17,6 +17,7 @@
 //! every order, for histories of a few operations; both must always agree.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod brute_force;
 mod coverage;
 pub mod edn;
@@ -65,6 +66,7 @@ pub fn check(records: &[Record], settings: &Settings) -> Verdict {
     let placeable = properties::reads::judge(&case, &flawed, &mut findings);
     properties::order::judge(&case, &placeable, &mut findings);
     properties::subscriptions::judge(&case, &mut findings);
+    properties::groups::judge(&case, &mut findings);
     properties::replicas::judge(&case, &mut findings);
     properties::time::judge(&case, &mut findings);
     findings.verdict()
@@ -93,6 +95,11 @@ fn count(index: &Index<'_>, findings: &mut Findings) {
             Step::Delivered(delivered) => counts.delivered += delivered.events.len() as u64,
             Step::CaughtUp(_) | Step::Dropped(_) => {}
         }
+    }
+    for sharing in index.sharings.values() {
+        counts.groups += 1;
+        counts.handed += sharing.handed.len() as u64;
+        counts.parked += sharing.parked.map_or(0, |parked| parked.messages.len() as u64);
     }
     counts.events = index.log.events().len() as u64;
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
-use crate::history::{Outcome, ReadOutcome, Reason, Record, Seen, Target};
+use crate::history::{GroupStep, Outcome, ReadOutcome, Reason, Record, Seen, Target};
 
 /// The records of a history. `path` is the file, or a directory that holds it
 /// as `history.jsonl`.
@@ -110,6 +110,11 @@ impl Names {
             Record::Subscription(subscription) => self.share_target(&mut subscription.target),
             Record::Delivered(delivered) => self.share_events(&mut delivered.events),
             Record::Final(part) => self.share_events(&mut part.events),
+            Record::Group(group) => {
+                if let GroupStep::Handed(handed) = &mut group.step {
+                    self.share(&mut handed.event.stream);
+                }
+            }
             Record::Run(_)
             | Record::Opened(_)
             | Record::CaughtUp(_)

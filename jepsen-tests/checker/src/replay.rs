@@ -8,7 +8,8 @@
 //!
 //! What the server adds: an append to a stream that is deleted softly, or to
 //! the metadata of one, is followed by one more metadata event that makes the
-//! stream visible from the first new revision on.
+//! stream visible from the first new revision on. What it writes down of
+//! consumer groups is nobody's, and belongs there.
 //!
 //! Invariants
 //! - Batches follow each other without gap and cover the log.
@@ -392,6 +393,10 @@ impl<'h> Walk<'_, 'h> {
         let hard = event.revision == LAST_OF_ALL;
         let stream = if hard { Some(&*event.stream) } else { event.stream.strip_prefix("$$") };
         let mut batch = Batch { first: at, end: at + 1, writer: Writer::Nobody, invoke: 0, complete: Nanos::MAX };
+        if event.system && rules::is_bookkeeping(&event.stream) {
+            self.write(event, None);
+            return batch;
+        }
         let metadata =
             (!hard && event.system).then_some(Retention { max_count: None, truncate_before: Some(LAST_OF_ALL) });
         let Some(stream) = stream.filter(|_| event.system) else {

@@ -42,7 +42,8 @@ pub enum Property {
     P9,
     /// Local and session reads show a prefix, the one that they must.
     P10,
-    /// Subscriptions deliver everything once and in order.
+    /// Subscriptions deliver everything once and in order; consumer groups
+    /// lose nothing, and keep the orders that they promise.
     P11,
     /// Faults and load happened as wanted, and the cluster came back in time.
     P12,
@@ -156,7 +157,19 @@ pub struct Counts {
     pub connections: u64,
     /// Events delivered to subscriptions.
     pub delivered: u64,
-    /// Sightings of events in reads, subscriptions and final states.
+    /// Consumer groups.
+    #[serde(default)]
+    pub groups: u64,
+    /// Events handed to their consumers, first time or again.
+    #[serde(default)]
+    pub handed: u64,
+    /// Of those, how many had been handed out before.
+    #[serde(default)]
+    pub handed_again: u64,
+    /// Events that were parked, each time.
+    #[serde(default)]
+    pub parked: u64,
+    /// Sightings of events in reads, subscriptions, groups and final states.
     pub sightings: u64,
     /// Events in the log at the end.
     pub events: u64,
@@ -249,6 +262,13 @@ impl Verdict {
              reads: {reads} answered, {reads_failed} failed; {subscriptions} subscriptions over {connections} \
              connections, {delivered} events delivered; {sightings} sightings; {faults} faults"
         );
+        let Counts { groups, handed, handed_again, parked, .. } = &self.counts;
+        if *groups > 0 {
+            let _ = writeln!(
+                out,
+                "{groups} consumer groups: {handed} events handed out, {handed_again} of them again; {parked} parked"
+            );
+        }
         for (property, finding) in &self.properties {
             let said = match finding.violations {
                 0 if finding.checked == 0 => "nothing to check".to_owned(),

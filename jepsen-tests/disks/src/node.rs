@@ -147,7 +147,7 @@ impl Node {
         let address = options.address.to_string();
         let mut words: Vec<String> = options.wrapper.clone();
         words.push(options.binary.display().to_string());
-        words.extend(["serve", "--data"].map(str::to_owned));
+        words.extend(["serve", "--insecure", "--data"].map(str::to_owned));
         words.push(options.data.display().to_string());
         words.extend(["--listen", &address, "--bootstrap", &address].map(str::to_owned));
         for (name, value) in &options.settings {

@@ -49,7 +49,12 @@ const BUGS: &[Bug] = &[
     bug("S19", "recovery up to the first damaged record", "rotten-majority", 4, &[P3, P13, P1], ""),
     bug("S20", "errors of sync are logged and ignored", "io-error", 3, &[P3], "after an I/O error"),
     bug("S21", "unknown writes are repeated under fresh ids", "kill", 8, &[P5, P2], ""),
+    bug("S26", "rights are looked at before the proposal only", "access", 8, &[], "P14"),
+    bug("S27", "a right that was once there is remembered", "access", 8, &[], "P14"),
     bug("S22", "an empty node is taken for the one it replaces", "empty-majority", 3, &[P3, P1], ""),
+    bug("S23", "a group's checkpoint passes what a consumer has not answered for", "groups", 6, &[P11], ""),
+    bug("S24", "a key's next event is handed out while one is with a consumer", "groups", 3, &[P11], ""),
+    bug("S25", "an event counts as parked before it is", "groups", 6, &[P11], ""),
 ];
 
 const fn bug(

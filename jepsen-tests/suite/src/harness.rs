@@ -12,13 +12,16 @@ use std::time::Duration;
 use annals_checker::history::{Fault, Installed, NodeNumber, Record, Run};
 use annals_checker::{Settings, Validity, Verdict};
 use annals_testbed::{NodeSpec, Options, ProcessState, Testbed, nemesis};
-use annals_workload::{Endpoints, FinalOptions, Plan, Recorder, Running};
+use annals_workload::{Endpoints, FinalOptions, GroupPlan, Groups, Plan, Recorder, Running};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::offline;
 
 /// How long a node may take to be ready after its process was started.
 pub(crate) const READY: Duration = Duration::from_secs(30);
+
+/// How long consumer groups may take to finish what is left.
+const GROUPS_DRAIN: Duration = Duration::from_secs(60);
 
 /// What to run, and on what.
 #[derive(Clone, Debug)]
@@ -32,7 +35,7 @@ pub(crate) struct Job {
     pub(crate) binary: PathBuf,
     /// Where the run's directory is made.
     pub(crate) out: PathBuf,
-    /// `S1` … `S22`: what the server is told to get wrong.
+    /// `S1` … `S25`: what the server is told to get wrong.
     pub(crate) seeded_bug: Option<String>,
 }
 
@@ -60,6 +63,8 @@ pub(crate) struct Harness {
     pub(crate) recorder: Recorder,
     pub(crate) testbed: Testbed,
     pub(crate) endpoints: Endpoints,
+    /// Consumer groups, where the run has any.
+    groups: Option<Groups>,
     /// What the suite itself saw to be wrong, and no history can show.
     complaints: Vec<String>,
     /// Ended with the run: they hold on to the cluster.
@@ -130,6 +135,7 @@ impl Harness {
             recorder,
             testbed,
             endpoints,
+            groups: None,
             complaints: Vec::new(),
             tasks: tokio::task::JoinSet::new(),
         })
@@ -162,6 +168,13 @@ impl Harness {
     /// Starts clients.
     pub(crate) fn load(&self, plan: Plan) -> Running {
         annals_workload::start(plan, self.endpoints.clone(), self.recorder.clone())
+    }
+
+    /// Starts consumer groups, before there are any events.
+    pub(crate) async fn share(&mut self) -> Result<()> {
+        let plan = GroupPlan { seed: self.job.seed, ..GroupPlan::default() };
+        self.groups = Some(Groups::start(plan, &self.endpoints, &self.recorder).await?);
+        Ok(())
     }
 
     /// Notes a fault.
@@ -264,6 +277,13 @@ impl Harness {
         });
         if let Some(running) = load {
             let subscriptions = running.stop().await;
+            if let Some(groups) = self.groups.take() {
+                match groups.drain(GROUPS_DRAIN).await {
+                    Ok(left) if left.is_empty() => {}
+                    Ok(left) => self.complain(format!("P11: groups did not finish within {GROUPS_DRAIN:?}: {left:?}")),
+                    Err(error) => self.complain(format!("the groups could not be ended: {error:#}")),
+                }
+            }
             let options = FinalOptions::default();
             match annals_workload::final_phase(&self.endpoints, &self.recorder, subscriptions, options).await {
                 Ok(state) if state.not_drained > 0 => self.complain(format!(
@@ -308,6 +328,30 @@ impl Harness {
             std::fs::write(directory.join("report.html"), annals_checker::report::html(&records, verdict))?;
         }
         annals_checker::edn::export(&records, &directory)?;
+        Ok(report)
+    }
+
+    /// Stops the nodes and reads their files, of a run that has judged itself.
+    pub(crate) async fn conclude(mut self) -> Result<Report> {
+        for exit in self.testbed.unexpected_exits() {
+            self.complain(format!("node {} ended by itself: {:?}", exit.node, exit.state));
+        }
+        self.testbed.stop_all().await;
+        for node in self.testbed.nodes() {
+            let data = self.testbed.spec(node).data;
+            if let Err(error) = offline::read(&self.job.binary, &data, node, &self.recorder) {
+                self.complain(format!("the files of node {node} are not as they must be: {error:#}"));
+            }
+        }
+        let Harness { job, directory, recorder, complaints, testbed, mut tasks, .. } = self;
+        tasks.shutdown().await;
+        let seconds = Duration::from_nanos(recorder.now()).as_secs_f64();
+        drop(testbed);
+        recorder.finish()?;
+        let records = annals_checker::load(directory.join("history.jsonl"))?;
+        let faults = count_faults(&records);
+        let report = Report { scenario: job.scenario, seed: job.seed, seconds, faults, verdict: None, complaints };
+        std::fs::write(directory.join("verdict.json"), serde_json::to_vec_pretty(&report)?)?;
         Ok(report)
     }
 

@@ -11,6 +11,7 @@
 //! | `smoke`, `long`, `bugs` | many runs: for every change, for the record, for the suite itself |
 #![forbid(unsafe_code)]
 
+mod access;
 mod bugs;
 mod corruption;
 mod directed;
@@ -92,7 +93,7 @@ enum Command {
         /// By how much the drawn faults are shorter than usual.
         #[arg(long, default_value_t = 1.0)]
         hurry: f64,
-        /// What the server is told to get wrong: S1 … S22. Needs a program
+        /// What the server is told to get wrong: S1 … S25. Needs a program
         /// built with the feature seeded-bugs.
         #[arg(long)]
         seeded_bug: Option<String>,
@@ -123,7 +124,7 @@ enum Command {
     Bugs {
         #[command(flatten)]
         common: Common,
-        /// Which: S1 … S22. None: all.
+        /// Which: S1 … S25. None: all.
         bugs: Vec<String>,
         /// The first seed to try.
         #[arg(long, default_value_t = 1)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use annals_checker::Settings;
 use annals_testbed::nemesis;
+use annals_workload::Plan;
 use anyhow::Result;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -30,6 +31,28 @@ pub(crate) async fn in_turn(
     let mut harness = Harness::start(job, shape).await?;
     harness.follow_members();
     let load = harness.load(harness.plan());
+    suffer(&mut harness, classes, amount).await;
+    harness.finish(Some(load), settings).await
+}
+
+/// The same with consumer groups, whose consumers are half of the load.
+pub(crate) async fn with_groups(job: Job, classes: &[&str], amount: Amount, settings: Settings) -> Result<Report> {
+    let mut harness = Harness::start(job, Shape::default()).await?;
+    harness.share().await?;
+    let plan = Plan {
+        appends_per_second: 250.0,
+        reads_per_second: 60.0,
+        subscriptions: 2,
+        probe_every: Some(Duration::from_millis(100)),
+        ..harness.plan()
+    };
+    let load = harness.load(plan);
+    suffer(&mut harness, classes, amount).await;
+    harness.finish(Some(load), settings).await
+}
+
+/// Makes faults in turn, each healed before the next.
+async fn suffer(harness: &mut Harness, classes: &[&str], amount: Amount) {
     tokio::time::sleep(CALM).await;
     let end = tokio::time::Instant::now() + harness.job.duration;
     let mut rng = StdRng::seed_from_u64(harness.job.seed);
@@ -48,7 +71,6 @@ pub(crate) async fn in_turn(
     }
     harness.heal().await;
     tokio::time::sleep(CALM).await;
-    harness.finish(Some(load), settings).await
 }
 
 /// Several kinds at once, each in a lane of its own, shifting every half

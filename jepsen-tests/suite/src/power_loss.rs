@@ -357,6 +357,7 @@ fn before(records: Vec<Record>, time: Nanos) -> Vec<Record> {
             Record::CaughtUp(caught_up) => caught_up.time <= time,
             Record::Dropped(dropped) => dropped.time <= time,
             Record::Hash(hash) => hash.time <= time,
+            Record::Group(group) => group.step.time().is_none_or(|at| at <= time),
             Record::Run(_) | Record::Subscription(_) => true,
             Record::Closed(_) | Record::Fault(_) | Record::Final(_) => false,
         };

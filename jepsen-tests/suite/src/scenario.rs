@@ -10,7 +10,7 @@ use annals_checker::Settings;
 use anyhow::{Result, bail};
 
 use crate::harness::{Harness, Job, Report, Shape};
-use crate::{corruption, directed, disks, mix, power_loss};
+use crate::{access, corruption, directed, disks, mix, power_loss};
 
 /// How much of a scenario to run.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +85,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "kills, pauses, partitions and bad networks, one after the other",
     },
     Scenario {
+        name: "groups",
+        classes: &["F1", "F2", "F3"],
+        about: "consumer groups whose consumers fail, with kills, pauses and partitions, one after the other",
+    },
+    Scenario {
         name: "mix",
         classes: &["F1", "F3"],
         about: "F1 to F5, F8 to F13 at once, shifting every half minute, a quarter of the time calm",
@@ -109,6 +114,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "empty-majority",
         classes: &["F14"],
         about: "a node with an empty disk under its old id, and a new leader elected with its vote",
+    },
+    Scenario {
+        name: "access",
+        classes: &[],
+        about: "users whose rights change, while leaders are killed, paused and cut off",
     },
     Scenario {
         name: "restarts",
@@ -158,6 +168,12 @@ async fn run_to_its_end(job: Job, amount: Amount) -> Result<Report> {
         }
         "clock" => {
             mix::in_turn(job, scenario.classes, Shape { fake_clock: true, ..Shape::default() }, amount, settings).await
+        }
+        "access" => access::run(job, amount).await,
+        // Twice as many faults in the same time: what counts for groups is the change of leaders.
+        "groups" => {
+            let amount = Amount { hurry: amount.hurry * 2.0, ..amount };
+            mix::with_groups(job, scenario.classes, amount, settings).await
         }
         "mix" => mix::at_once(job, settings).await,
         "power-loss" => power_loss::run(job, faults, settings).await,

@@ -33,12 +33,14 @@ const PARTS: &[Part] = &[
     part("partition", 3, 4, 120),
     part("partition", 5, 4, 120),
     part("network", 3, 2, 120),
+    part("groups", 3, 6, 60),
     part("power-loss", 3, 16, 300),
     part("corruption", 3, 6, 240),
     part("membership", 3, 4, 180),
     part("catch-up", 3, 5, 180),
     part("clock", 3, 1, 60),
     part("identity", 3, 3, 120),
+    part("access", 3, 6, 45),
 ];
 
 /// Runs them all, or those of these names.

@@ -16,10 +16,12 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod board;
 pub mod calls;
 mod endpoints;
 mod final_phase;
+mod groups;
 mod hashes;
 pub mod payload;
 mod plan;
@@ -32,8 +34,10 @@ pub mod wire;
 mod workload;
 mod writes;
 
+pub use access::{ADMIN, AccessLoad, AccessSeen, start_access};
 pub use endpoints::Endpoints;
 pub use final_phase::{FinalOptions, FinalState, final_phase};
+pub use groups::{GroupPlan, Groups};
 pub use payload::seen_digest;
 pub use plan::Plan;
 pub use recorder::{Counts, Recorder};

@@ -231,7 +231,8 @@ impl Recorder {
             | Record::Closed(_)
             | Record::Fault(_)
             | Record::Final(_)
-            | Record::Hash(_) => {}
+            | Record::Hash(_)
+            | Record::Group(_) => {}
         }
     }
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use annals_checker::history::NodeNumber;
 use annals_proto::annals::v1::cluster_client::ClusterClient;
+use annals_proto::event_store::client::persistent_subscriptions::persistent_subscriptions_client::PersistentSubscriptionsClient;
 use annals_proto::event_store::client::streams::streams_client::StreamsClient;
+use annals_proto::event_store::client::users::users_client::UsersClient;
 use annals_proto::kurrentdb::protocol::v2::streams::streams_service_client::StreamsServiceClient;
 use anyhow::{Context as _, Result};
 use tonic::transport::{Channel, Endpoint};
@@ -73,6 +75,16 @@ impl Wire {
     /// The second generation of calls.
     pub fn streams_v2(&self) -> StreamsServiceClient<Channel> {
         StreamsServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Accounts.
+    pub fn users(&self) -> UsersClient<Channel> {
+        UsersClient::new(self.channel.clone())
+    }
+
+    /// Consumer groups.
+    pub fn groups(&self) -> PersistentSubscriptionsClient<Channel> {
+        PersistentSubscriptionsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// Administration.

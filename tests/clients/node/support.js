@@ -7,6 +7,8 @@
 const assert = require("node:assert/strict");
 const { execSync } = require("node:child_process");
 const { randomUUID } = require("node:crypto");
+const { readFileSync } = require("node:fs");
+const { json } = require("node:stream/consumers");
 const { after } = require("node:test");
 const {
   ANY,
@@ -187,7 +189,21 @@ async function subscribed(subscription, body) {
 // --- clusters ------------------------------------------------------------------
 
 const clusterHosts = () => clusterUrl.split("://")[1].split("?")[0].replace(/\/$/, "").split("@").at(-1).split(",");
-const directUrl = (host, preference = "follower") => `kurrentdb://${host}?tls=false&nodePreference=${preference}`;
+const directUrl = (host, preference = "follower") =>
+  `${clusterUrl.replace(clusterHosts().join(","), host)}&nodePreference=${preference}`;
+
+/** The members that a node tells over HTTP. */
+function gossip(host) {
+  const ca = new URLSearchParams(clusterUrl.split("?")[1]).get("tlsCaFile");
+  const [scheme, { get }] = ca ? ["https", require("node:https")] : ["http", require("node:http")];
+  const options = { ca: ca && readFileSync(ca), signal: AbortSignal.timeout(3000) };
+  return new Promise((done, failed) => {
+    const request = get(`${scheme}://${host}/gossip`, options, (answer) => {
+      json(answer).then(({ members }) => done(members), failed);
+    });
+    request.on("error", failed);
+  });
+}
 
 async function leaderAndFollowers(timeout = 30_000) {
   const deadline = Date.now() + timeout;
@@ -195,7 +211,7 @@ async function leaderAndFollowers(timeout = 30_000) {
   while (Date.now() < deadline) {
     for (const host of clusterHosts()) {
       try {
-        const { members } = await (await fetch(`http://${host}/gossip`, { signal: AbortSignal.timeout(3000) })).json();
+        const members = await gossip(host);
         last = members;
         const alive = members.filter((m) => m.isAlive);
         const named = (state) =>

@@ -29,4 +29,4 @@ def here(client) -> int:
 
 def pytest_collection_modifyitems(items):
     """Scenarios that kill a leader come last: the others share one connection."""
-    items.sort(key=lambda item: item.path.name == "test_cluster.py" or "new_leader" in item.name)
+    items.sort(key=lambda item: item.path.name in ("test_cluster.py", "test_groups_under_kills.py"))

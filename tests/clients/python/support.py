@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import ssl
 import subprocess
 import threading
 import time
+import urllib.parse
 import urllib.request
 from uuid import UUID, uuid4
 
@@ -205,7 +207,10 @@ def append_raw_records(client: KurrentDBClient, records, checks):
         ],
     )
     try:
-        return client.v2streams._stub.AppendRecords(request, metadata=(("requires-leader", "true"),), timeout=10)
+        # As the client's own calls: nothing over clear text.
+        return client.v2streams._stub.AppendRecords(
+            request, metadata=(("requires-leader", "true"),), timeout=10, credentials=client._call_credentials
+        )
     except grpc.RpcError as e:
         raise handle_rpc_error(e) from e
 
@@ -225,11 +230,16 @@ def cluster_hosts() -> list[str]:
 
 def direct_url(host: str, preference: str = "follower") -> str:
     """One host only: the client then neither gossips nor wanders off."""
-    return f"kurrentdb://{host}?tls=false&nodePreference={preference}"
+    url = cluster_url()
+    assert url
+    return f"{url.replace(','.join(cluster_hosts()), host)}&nodePreference={preference}"
 
 
 def gossip(host: str) -> list[dict]:
-    with urllib.request.urlopen(f"http://{host}/gossip", timeout=3) as answer:
+    option = urllib.parse.parse_qs((cluster_url() or "").partition("?")[2])
+    ca = option.get("tlsCaFile", [None])[0]
+    tls = ssl.create_default_context(cafile=ca) if ca else None
+    with urllib.request.urlopen(f"http{'s' if tls else ''}://{host}/gossip", timeout=3, context=tls) as answer:
         return json.load(answer)["members"]
 
 

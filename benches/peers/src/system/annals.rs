@@ -52,7 +52,15 @@ impl System for Annals {
         let mut processes = Vec::with_capacity(nodes);
         for address in &list {
             let mut command = Command::new(&programs.annals);
-            command.arg("serve").args(["--listen", address, "--bootstrap", &list.join(","), "--log", "warn"]);
+            command.arg("serve").args([
+                "--insecure",
+                "--listen",
+                address,
+                "--bootstrap",
+                &list.join(","),
+                "--log",
+                "warn",
+            ]);
             command.arg("--data").arg(data.path().join(address));
             let log = data.path().join(format!("{address}.log"));
             processes.push(Process::start(command, &log, Farewell::Kill)?);

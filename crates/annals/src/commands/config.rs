@@ -30,10 +30,19 @@ Examples:
         #[arg(long, value_name = "FILE")]
         file: Vec<PathBuf>,
     },
+    /// What a client can make a node hold or do, as Markdown.
+    #[command(after_help = "\
+Examples:
+  annals config limits
+  annals config limits > docs/limits.md")]
+    Limits,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let Command::Explain { option, file } = &arguments.command;
+    let (option, file) = match &arguments.command {
+        Command::Explain { option, file } => (option, file),
+        Command::Limits => return Ok(output::line(annals_server::limits::table::markdown().trim_end())?),
+    };
     let figment = layers::layers(file, Flags::default())?;
     explain(&figment, option.as_deref())?;
     // What is wrong is told after what there is, which helps to find it.

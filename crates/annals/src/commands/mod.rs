@@ -2,17 +2,22 @@
 
 pub(crate) mod all;
 pub(crate) mod bench;
+pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod metrics;
 pub(crate) mod psub;
+pub(crate) mod scavenge;
 pub(crate) mod stream;
+pub(crate) mod user;
 pub(crate) mod verify;
 pub(crate) mod version;
 
+use std::io::IsTerminal as _;
+
 use annals_client::{Client, Cursor, Item, Reading, Settings, Source};
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::output::Events;
 use crate::{Connection, output::Format};
 
@@ -33,6 +38,23 @@ impl Connection {
 
     pub(crate) fn format(&self) -> Format {
         self.output
+    }
+}
+
+/// Asks whoever sits there; nobody there is a no.
+pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("say --yes: there is nobody to ask"));
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::new(Code::Failed, anyhow::anyhow!("not confirmed"))),
     }
 }
 

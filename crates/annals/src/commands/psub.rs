@@ -1,6 +1,5 @@
 //! `annals psub`: consumer groups, which the protocol calls persistent subscriptions.
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use annals_client::{Client, Cursor, Direction, Group, Item, NewGroup, ReadOptions, Resolved, Source};
@@ -8,7 +7,7 @@ use annals_proto::event_store::client::persistent_subscriptions::SubscriptionInf
 use serde_json::json;
 
 use crate::Connection;
-use crate::commands::cursor;
+use crate::commands::{confirm, cursor};
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
@@ -204,23 +203,6 @@ fn done(which: &Which, what: &str, format: Format) -> std::io::Result<()> {
     match format {
         Format::Table => output::line(&format!("group {} on {} {what}", which.group, which.source)),
         Format::Json => output::json(&json!({ "source": which.source, "group": which.group })),
-    }
-}
-
-/// Asks whoever sits there; nobody there is a no.
-fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("say --yes: there is nobody to ask"));
-    }
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::new(Code::Failed, anyhow::anyhow!("not confirmed"))),
     }
 }
 

@@ -34,7 +34,8 @@ computed anew; and whether log and state fit each other.
 With --dump every intact event is one line of JSON, in the order of positions:
 position, stream, revision, id, type, created (units of 100 ns since 1970),
 json (whether the data is said to be JSON), data and metadata (base64, as a
-client reads them). With --dump - the result goes to standard error.
+client reads them); of an event that was reclaimed what is left of it, with
+\"reclaimed\": true. With --dump - the result goes to standard error.
 
 Examples:
   annals verify --data /var/lib/annals
@@ -96,7 +97,7 @@ struct Reader {
 impl Audience for Reader {
     fn event(&mut self, record: &Record) -> io::Result<()> {
         let Some(dump) = &mut self.dump else { return Ok(()) };
-        let line = json!({
+        let mut line = json!({
             "position": record.position().get(),
             "stream": record.stream(),
             "revision": record.revision().get(),
@@ -107,6 +108,9 @@ impl Audience for Reader {
             "data": BASE64.encode(record.data()),
             "metadata": BASE64.encode(verify::metadata_as_read(record)),
         });
+        if record.is_reclaimed() {
+            line["reclaimed"] = json!(true);
+        }
         serde_json::to_writer(&mut *dump, &line)?;
         dump.write_all(b"\n")
     }

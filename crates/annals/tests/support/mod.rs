@@ -3,7 +3,9 @@
 // Each test file uses some of this.
 #![allow(dead_code)]
 
-use std::io::{Read as _, Write as _};
+pub(crate) mod secure;
+
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -211,8 +213,13 @@ impl Answer {
 
 /// Asks over HTTP/1.1; none when nobody answers.
 pub(crate) fn http(port: u16, method: &str, path: &str, headers: &[&str]) -> Option<Answer> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    ask(stream, method, path, headers)
+}
+
+/// The same on a connection that is there.
+pub(crate) fn ask(mut stream: impl Read + Write, method: &str, path: &str, headers: &[&str]) -> Option<Answer> {
     let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
     let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).ok()?;

@@ -122,6 +122,44 @@ fn checkpoints_come_by_count_and_by_time() {
 }
 
 #[test]
+fn what_is_done_while_a_checkpoint_is_written_counts_for_the_next() {
+    let mut group = group(Settings { min_checkpoint: 1, ..with(Strategy::RoundRobin) });
+    group.join(1, 9).expect("room");
+    (0..3).for_each(|at| group.push(message(at, at)));
+    delivered(&mut group, 0);
+    group.ack(1, id(0));
+    assert_eq!(group.checkpoint(seconds(2)), Some(0));
+    group.ack(1, id(1));
+    group.ack(1, id(2));
+    group.checkpointed(0, seconds(3));
+    assert_eq!(group.checkpoint(seconds(5)), Some(2), "without anything else happening");
+}
+
+#[test]
+fn the_next_leader_delivers_what_is_not_done_and_nothing_else() {
+    let settings = Settings { min_checkpoint: 1, ..with(Strategy::RoundRobin) };
+    let mut before = group(settings);
+    before.join(1, 9).expect("room");
+    (0..9).for_each(|at| before.push(message(at, at)));
+    delivered(&mut before, 0);
+    [0, 1, 3, 4, 7].into_iter().for_each(|at| before.ack(1, id(at)));
+    let at = before.checkpoint(seconds(2)).expect("due");
+    assert_eq!((at, before.done_above(at).as_str()), (1, "1+2 2+1"));
+    before.checkpointed(at, seconds(2));
+    assert_eq!(before.last_checkpoint(), None);
+    before.ack(1, id(5));
+    assert_eq!(before.last_checkpoint(), Some(1), "the same, and more beside it");
+
+    let mut next = Group::resumed(settings, at, &before.done_above(at), seconds(9));
+    next.join(1, 9).expect("room");
+    (2..10).for_each(|at| next.push(message(at, at)));
+    assert_eq!(delivered(&mut next, 9), [(1, 2), (1, 6), (1, 8), (1, 9)]);
+    next.ack(1, id(2));
+    assert_eq!(next.checkpoint(seconds(11)), Some(5), "what was done before counts");
+    assert_eq!(next.done_above(5), "1+1");
+}
+
+#[test]
 fn what_is_not_for_the_group_moves_its_checkpoint_by_much_of_it_only() {
     let mut group = group(Settings { min_checkpoint: 1, ..with(Strategy::RoundRobin) });
     group.passed(999);
@@ -276,5 +314,31 @@ proptest! {
                 prop_assert_eq!(group.waiting.len(), 0);
             }
         }
+        // The next leader delivers what is not done, each message once, and nothing else.
+        if let Some(at) = group.finished_to() {
+            let mut next_leader = Group::resumed(with(strategy), at, &group.done_above(at), seconds(now));
+            next_leader.join(1, 1_000).expect("no limit");
+            // Their keys do not matter here: none waits for another.
+            (at + 1..next).for_each(|at| next_leader.push(message(at, at)));
+            let again: Vec<u64> = delivered(&mut next_leader, now).into_iter().map(|(_, at)| at).collect();
+            prop_assert_eq!(again, open.keys().copied().collect::<Vec<_>>());
+        }
+        // Whatever happened, one who acks everything gets to the end.
+        for place in parking {
+            group.parked(place);
+            let Place::Source(at) = place else { unreachable!() };
+            open.remove(&at);
+        }
+        members.keys().for_each(|gone| group.leave(*gone));
+        group.join(consumers + 1, 2).expect("no limit");
+        while let [first, ..] = group.deliver(seconds(now))[..] {
+            for at in [first.message.place].into_iter().chain(group.in_flight.keys().copied().collect::<Vec<_>>()) {
+                let Place::Source(at) = at else { unreachable!() };
+                group.ack(consumers + 1, id(at));
+                open.remove(&at);
+            }
+        }
+        prop_assert!(open.is_empty(), "{open:?} is never delivered");
+        prop_assert_eq!(group.take_left().len() as u64, next, "all have left, each once");
     }
 }

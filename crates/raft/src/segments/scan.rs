@@ -110,7 +110,7 @@ pub(crate) fn scan(directory: &Path) -> Result<Scan, ScanError> {
     if let Some(purged) = scan.values.purged {
         scan.index.purge(purged.index());
     }
-    let due = scan.values.purged.map_or(0, |purged| purged.index() + 1);
+    let due = scan.values.purged.map_or(0, |purged| purged.index().saturating_add(1));
     if let Some(first) = scan.index.first()
         && first != due
     {
@@ -122,13 +122,24 @@ pub(crate) fn scan(directory: &Path) -> Result<Scan, ScanError> {
 
 /// What has to come next, where it is known.
 #[derive(Default)]
-struct Next {
+pub(super) struct Next {
     frame: Option<u64>,
     entry: Option<u64>,
 }
 
+/// The index after this one. There is none after the last, which no log reaches.
+fn following(index: u64) -> Result<u64, String> {
+    index.checked_add(1).ok_or_else(|| format!("there is no entry {index}"))
+}
+
 impl Scan {
-    fn carry_out(&mut self, mut body: Bytes, start: usize, name: &Name, next: &mut Next) -> Result<(), String> {
+    pub(super) fn carry_out(
+        &mut self,
+        mut body: Bytes,
+        start: usize,
+        name: &Name,
+        next: &mut Next,
+    ) -> Result<(), String> {
         let len = body.len();
         while !body.is_empty() {
             let record = record::take(&mut body).map_err(|error| error.to_string())?;
@@ -136,20 +147,21 @@ impl Scan {
                 Record::Entry(encoded) => {
                     let log_id = codec::entry_log_id(encoded).map_err(|error| error.to_string())?;
                     let index = log_id.index();
+                    let after = following(index)?;
                     if let Some(due) = next.entry.filter(|due| *due != index) {
                         return Err(format!("entry {index} is where {due} belongs"));
                     }
                     let end = start + len - body.len();
                     self.index.push(index, Place::new(name.number, end - encoded.len(), encoded.len()));
                     self.values.last = Some(log_id);
-                    next.entry = Some(index + 1);
+                    next.entry = Some(after);
                 }
                 other => {
                     self.index.follow(other);
                     self.values.follow(other);
                     match other {
                         Record::Truncated(from, _) => next.entry = Some(*from),
-                        Record::Emptied(upto) | Record::End(upto) => next.entry = Some(upto.index() + 1),
+                        Record::Emptied(upto) | Record::End(upto) => next.entry = Some(following(upto.index())?),
                         _ => {}
                     }
                 }

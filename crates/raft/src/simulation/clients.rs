@@ -190,7 +190,9 @@ fn settle(world: &World, known: &Known, order: &Order, result: &Sent, fate: &mut
                 }
             }
         }
-        Ok(Outcome::Node(id)) => oracle.fail("acknowledgement", format!("{} was answered node id {id}", order.name)),
+        Ok(other @ (Outcome::Node(_) | Outcome::Scavenge(_) | Outcome::Denied(_))) => {
+            oracle.fail("acknowledgement", format!("{} was answered {other:?}", order.name));
+        }
         Err(AppendError::Unknown(_)) => {
             oracle.counts.unknown += 1;
             fate.unknown = true;

@@ -142,6 +142,7 @@ impl SimulatedNode {
             initialized: self.world.disk(self.host).lock().log.has_begun()
                 || self.running.get().is_some_and(|running| !running.log.is_pristine()),
             incarnation: self.incarnation.as_bytes().to_vec().into(),
+            priority: 0,
         }
     }
 

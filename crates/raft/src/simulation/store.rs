@@ -10,7 +10,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use annals_core::decide::{Heads, decide};
-use annals_core::{Batch, EventId, Head, Metadata, Outcome, Position, Revision, StreamName, Timestamp};
+use annals_core::scavenge::Facts;
+use annals_core::{Batch, EventId, Head, Metadata, Outcome, Position, Revision, Scavenge, StreamName, Timestamp};
 use annals_store::{ChainHash, Durable, Mark, PageLimit, Record};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -122,13 +123,34 @@ impl Heads for State {
         Ok(position.map(|position| (self.record(position).revision(), position)))
     }
 
-    fn metadata_json(&self, stream: &StreamName) -> Result<Bytes, Infallible> {
-        let last = self.streams.get(&stream.metastream()).and_then(|metastream| metastream.positions.last());
+    fn newest_data(&self, stream: &StreamName) -> Result<Bytes, Infallible> {
+        let last = self.streams.get(stream).and_then(|stream| stream.positions.last());
         Ok(last.map_or_else(Bytes::new, |position| self.record(*position).data()))
     }
 
     fn last_node(&self) -> u64 {
         self.totals.last_node
+    }
+
+    // Nobody scavenges here: the store's own tests look into that.
+
+    fn time(&self) -> Timestamp {
+        self.totals.time
+    }
+
+    fn scavenge(&self) -> Option<Scavenge> {
+        None
+    }
+
+    fn event(&self, at: Position) -> Result<Facts, Infallible> {
+        let record = self.record(at);
+        let bytes = record.metadata_slice().len() + record.data_slice().len();
+        Ok(Facts {
+            stream: record.stream_name(),
+            revision: record.revision(),
+            created: record.created(),
+            bytes: bytes as u64,
+        })
     }
 }
 
@@ -322,6 +344,14 @@ impl CatchUp for SimulatedCatchUp {
 
     fn position(&self) -> Position {
         self.state.tail()
+    }
+
+    fn lacks_stubs(&self, _: &[u8]) -> Result<bool, CatchUpError> {
+        Ok(false)
+    }
+
+    fn reclaim(&mut self, _: Vec<Bytes>) -> Result<(), CatchUpError> {
+        Ok(())
     }
 
     fn ingest(&mut self, records: Vec<Bytes>) -> Result<(), CatchUpError> {

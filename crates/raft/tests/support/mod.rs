@@ -14,7 +14,7 @@ use annals_core::{
 use annals_raft::{
     AdminError, AdminRequest, AppendError, BarrierError, Config, Node, OpenError, Phase, Role, Route, Status,
 };
-use annals_store::{Direction, PageLimit};
+use annals_store::{Direction, LookLimit, PageLimit};
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -46,7 +46,7 @@ impl Server {
             }
         };
         let mut routes = tonic::service::Routes::builder();
-        node.services().add_to(&mut routes);
+        node.services().add_to(&mut routes, Ok);
         let listener = runtime.block_on(TcpListener::bind(address)).expect("the address is free");
         runtime.spawn(
             tonic::transport::Server::builder()
@@ -108,6 +108,34 @@ impl Server {
                 page.iter().map(|record| (record.position().get(), record.stream().to_string(), record.id().uuid())),
             );
         }
+    }
+
+    /// Deletes a stream.
+    pub fn delete(&self, stream: &str) {
+        let stream = StreamName::new(stream.to_owned()).expect("a name");
+        self.command(Command::Delete { stream, expected: Expected::Any });
+    }
+
+    /// Reclaims everything that is gone, as who leads does it.
+    pub fn scavenge(&self) {
+        self.command(Command::StartScavenge { id: Uuid::new_v4() });
+        let store = self.node.store();
+        while let Some(scavenge) = store.scavenge().filter(annals_core::Scavenge::is_running) {
+            let limit = LookLimit { records: 50, bytes: 1 << 20 };
+            let gone = store.find_gone(&scavenge, limit).expect("readable");
+            self.command(Command::Reclaim(gone.step));
+        }
+    }
+
+    fn command(&self, command: Command) {
+        self.run(self.node.append(command, Route::Forward, Instant::now() + PATIENCE)).expect("carried out");
+    }
+
+    /// Positions of events that are reclaimed.
+    pub fn reclaimed(&self) -> Vec<u64> {
+        let store = self.node.store();
+        let gone = |at: &u64| store.record(Position::new(*at)).expect("readable").is_none();
+        (1..=self.tail()).filter(gone).collect()
     }
 
     pub fn chain(&self, at: u64) -> String {

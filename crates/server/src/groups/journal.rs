@@ -13,8 +13,9 @@ use annals_core::{
     Timestamp,
 };
 use annals_raft::Route;
-use annals_store::Store;
+use annals_store::{Record, Store};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::definition::{CONFIGURATION, CONFIGURATION_TYPE, Definition, Definitions, GroupName};
 use super::source;
@@ -39,7 +40,7 @@ async fn append(context: &Context, stream: StreamName, expected: Expected, event
     match context.node.append(command, Route::LeaderOnly, Instant::now() + WRITE_TIMEOUT).await? {
         Outcome::Appended(appended) => Ok(appended.revisions.first().copied().flatten().unwrap_or(Revision::FIRST)),
         Outcome::Refused(refusal) => Err(refused(refusal)),
-        outcome @ Outcome::Node(_) => Err(unexpected(&outcome)),
+        outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_)) => Err(unexpected(&outcome)),
     }
 }
 
@@ -59,16 +60,16 @@ fn id_of(parts: &[&str]) -> EventId {
     EventId::new(uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()).expect("custom ids are not nil")
 }
 
-/// The last revision of a stream, which the next append expects, and the data of that
-/// event if it can be seen. Blocking.
-fn newest(store: &Store, stream: &StreamName) -> Result<(Option<Revision>, Option<Bytes>), Failure> {
+/// The last revision of a stream, which the next append expects, and that event if it
+/// can be seen. Blocking.
+fn newest(store: &Store, stream: &StreamName) -> Result<(Option<Revision>, Option<Record>), Failure> {
     let view = page::view(store, stream, Timestamp::from(SystemTime::now()))?;
     let State::Live(last) = view.state else { return Ok((None, None)) };
     if last < view.first_visible {
         return Ok((Some(last), None));
     }
     let record = store.record_at(stream, last).map_err(|error| broken(&error))?;
-    Ok((Some(last), record.map(|record| record.data())))
+    Ok((Some(last), record))
 }
 
 // ---------------------------------------------------------- definitions ----
@@ -78,7 +79,7 @@ fn newest(store: &Store, stream: &StreamName) -> Result<(Option<Revision>, Optio
 pub(crate) fn load_definitions(store: &Store) -> Result<(Option<Revision>, Definitions), Failure> {
     let stream = StreamName::new(CONFIGURATION.to_owned())?;
     let (revision, document) = newest(store, &stream)?;
-    let definitions = document.map(|document| Definitions::decode(&document)).transpose();
+    let definitions = document.map(|document| Definitions::decode(&document.data())).transpose();
     Ok((revision, definitions.map_err(|error| Failure::broken("reading groups", &error))?.unwrap_or_default()))
 }
 
@@ -108,16 +109,36 @@ fn read(is_all: bool, text: &str) -> Option<u64> {
     text.strip_prefix("C:")?.split_once("/P:")?.0.parse().ok()
 }
 
+/// A checkpoint as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    /// Everything up to this place is done.
+    pub(crate) at: u64,
+    /// What is done above it, as [`annals_core::group::Group::done_above`] says it.
+    pub(crate) done_above: String,
+}
+
+/// What is beside a checkpoint: the metadata of its event. Events without it were
+/// written by earlier releases, or have nothing to tell.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Beside {
+    #[serde(default)]
+    done_above: String,
+}
+
 /// The last checkpoint of a group, and the revision of its event. Blocking.
-pub(crate) fn load_checkpoint(store: &Store, name: &GroupName) -> Result<(Option<Revision>, Option<u64>), Failure> {
-    let (revision, data) = newest(store, &stream(name.checkpoints())?)?;
-    let Some(data) = data else { return Ok((revision, None)) };
-    let text: Option<String> = serde_json::from_slice(&data).ok();
+pub(crate) fn load_checkpoint(
+    store: &Store,
+    name: &GroupName,
+) -> Result<(Option<Revision>, Option<Checkpoint>), Failure> {
+    let (revision, record) = newest(store, &stream(name.checkpoints())?)?;
+    let Some(record) = record else { return Ok((revision, None)) };
+    let text: Option<String> = serde_json::from_slice(&record.data()).ok();
     let at = text.and_then(|text| read(name.is_all(), &text));
-    match at {
-        Some(at) => Ok((revision, Some(at))),
-        None => Err(Failure::broken("reading a checkpoint", &NoCheckpoint(name.to_string()))),
-    }
+    let Some(at) = at else { return Err(Failure::broken("reading a checkpoint", &NoCheckpoint(name.to_string()))) };
+    let Beside { done_above } = serde_json::from_slice(&record.metadata()).unwrap_or_default();
+    Ok((revision, Some(Checkpoint { at, done_above })))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -130,11 +151,16 @@ pub(crate) async fn save_checkpoint(
     context: &Context,
     name: &GroupName,
     before: Option<Revision>,
-    at: u64,
+    checkpoint: Checkpoint,
 ) -> Result<Revision, Failure> {
+    let Checkpoint { at, done_above } = checkpoint;
     let expected = before.map_or(Expected::NoStream, Expected::Exactly);
     let data = serde_json::Value::String(written(name.is_all(), at)).to_string().into_bytes();
-    let event = json(new_id(), CHECKPOINT_TYPE, &serde_json::Value::Null, data)?;
+    let beside = match done_above.as_str() {
+        "" => serde_json::Value::Null,
+        _ => serde_json::json!(Beside { done_above }),
+    };
+    let event = json(new_id(), CHECKPOINT_TYPE, &beside, data)?;
     append(context, stream(name.checkpoints())?, expected, event).await
 }
 
@@ -223,7 +249,9 @@ pub(crate) async fn remove(context: &Context, name: &GroupName) -> Result<(), Fa
         match context.node.append(command, Route::LeaderOnly, deadline).await? {
             // One that was never written cannot be deleted, and need not be.
             Outcome::Appended(_) | Outcome::Refused(_) => {}
-            outcome @ Outcome::Node(_) => return Err(unexpected(&outcome)),
+            outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_)) => {
+                return Err(unexpected(&outcome));
+            }
         }
     }
     Ok(())

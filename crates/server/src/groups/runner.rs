@@ -1,32 +1,31 @@
 //! One group while this node serves it: a task that owns everything of it.
 //!
 //! The rules are in [`annals_core::group`]. Here is what they need: events from the
-//! [`Source`], the clock, consumers at the end of channels, and a [`journal`] for what
-//! must outlive this node. Nothing blocks the task: reading and writing are futures
-//! beside it, one reading and one checkpoint at a time.
-//!
-//! A consumer's channel has as many places as the consumer has slots, so that sending
-//! never waits.
+//! [`Source`], the clock, [`Consumers`] at the end of channels, and a [`journal`] for
+//! what must outlive this node. Nothing blocks the task: reading and writing are
+//! futures beside it, one reading and one checkpoint at a time, and what fails is tried
+//! again a little later.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use annals_core::group::{ConsumerId, Delivery, Full, Group, Message, NackAction, Park, Place};
+use annals_core::seeded::{self, Bug};
 use annals_core::{EventId, Position, Revision};
-use annals_proto::event_store::client::persistent_subscriptions::ReadResp;
-use annals_proto::event_store::client::persistent_subscriptions::read_resp::{Content, SubscriptionConfirmation};
 use annals_store::Interest;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tokio::sync::{mpsc, watch};
 
+use super::consumers::Consumers;
 use super::definition::Definition;
-use super::journal;
+use super::handle::{Ask, Deliveries, Info, Who};
+use super::journal::{self, Checkpoint};
+use super::measured::Rate;
+use super::replay::{self, Replay, Step};
 use super::source::{self, Batch, Loaded, Source};
-use super::stalls::{Stalls, age_of_ticks};
+use super::stalls::{Looked, Stalls, age_of_ticks};
 use crate::consistency::refuse_v1;
 use crate::context::Shared;
 use crate::grpc::streams::convert::Ids;
@@ -37,161 +36,14 @@ use crate::status::Failure;
 /// How often is looked for what is late or due.
 const TICK: Duration = Duration::from_millis(250);
 
+/// How often is counted what was delivered.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+
 /// Bytes of events that a group may have loaded; one page more, at most.
 const LOADED_BYTES: usize = 16 * 1024 * 1024;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 1024 * 1024;
-
-/// Messages that may wait for the task.
-const QUEUE: usize = 1_024;
-
-/// Slots that a consumer may have.
-const SLOTS_MAX: usize = 10_000;
-
-/// The other end of a consumer.
-pub(crate) type Deliveries = mpsc::Receiver<Result<ReadResp, Status>>;
-
-/// What a group can be asked.
-enum Ask {
-    Join {
-        slots: usize,
-        ids: Ids,
-        who: Who,
-        reply: oneshot::Sender<Result<(ConsumerId, Deliveries), Failure>>,
-    },
-    Leave(ConsumerId),
-    Answer {
-        consumer: ConsumerId,
-        ids: Vec<EventId>,
-        nack: Option<(NackAction, String)>,
-    },
-    Info(oneshot::Sender<Info>),
-    Replay {
-        before: Option<u64>,
-        reply: oneshot::Sender<Result<(), Failure>>,
-    },
-    Truncate {
-        before: Option<u64>,
-        reply: oneshot::Sender<Result<(), Failure>>,
-    },
-    /// Write the checkpoint, tell consumers, end.
-    Close {
-        why: Failure,
-        reply: oneshot::Sender<()>,
-    },
-}
-
-/// Who consumes, for whoever asks.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Who {
-    /// The user's name.
-    pub(crate) user: String,
-    /// What the client calls its connection.
-    pub(crate) connection: String,
-}
-
-/// A consumer, for whoever asks.
-#[derive(Clone, Debug)]
-pub(crate) struct ConsumerInfo {
-    pub(crate) who: Who,
-    pub(crate) free: usize,
-    pub(crate) in_flight: usize,
-    pub(crate) delivered: u64,
-}
-
-/// How a group does.
-#[derive(Clone, Debug)]
-pub(crate) struct Info {
-    pub(crate) definition: Definition,
-    pub(crate) live: bool,
-    pub(crate) replaying: bool,
-    pub(crate) delivered: u64,
-    pub(crate) per_second: u64,
-    pub(crate) checkpoint: Option<u64>,
-    pub(crate) known: Option<u64>,
-    pub(crate) waiting: usize,
-    pub(crate) retried: usize,
-    pub(crate) in_flight: usize,
-    pub(crate) parked: u64,
-    pub(crate) consumers: Vec<ConsumerInfo>,
-}
-
-/// A handle on a group that is served.
-#[derive(Clone)]
-pub(crate) struct Handle {
-    asks: mpsc::Sender<Ask>,
-    stalls: watch::Receiver<Stalls>,
-}
-
-impl Handle {
-    /// Begins to serve a group on this node, which leads.
-    pub(crate) fn start(context: Shared, definition: Definition, stop: CancellationToken) -> Handle {
-        let (asks, asked) = mpsc::channel(QUEUE);
-        let (told, stalls) = watch::channel(Stalls::default());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = keep_serving(context, definition, asked, told) => {}
-            }
-        });
-        Handle { asks, stalls }
-    }
-
-    /// Whether it gets on, as of a second ago at most.
-    pub(crate) fn stalls(&self) -> Stalls {
-        *self.stalls.borrow()
-    }
-
-    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Failure> {
-        let (reply, answer) = oneshot::channel();
-        self.asks.send(ask(reply)).await.map_err(|_| Failure::NotReady)?;
-        answer.await.map_err(|_| Failure::NotReady)
-    }
-
-    /// A consumer joins.
-    pub(crate) async fn join(&self, slots: usize, ids: Ids, who: Who) -> Result<(ConsumerId, Deliveries), Failure> {
-        let slots = slots.clamp(1, SLOTS_MAX);
-        self.ask(|reply| Ask::Join { slots, ids, who, reply }).await?
-    }
-
-    /// A consumer is gone.
-    pub(crate) async fn leave(&self, consumer: ConsumerId) {
-        let _ = self.asks.send(Ask::Leave(consumer)).await;
-    }
-
-    /// A consumer answers for messages: acked where nothing is said.
-    pub(crate) async fn answer(&self, consumer: ConsumerId, ids: Vec<EventId>, nack: Option<(NackAction, String)>) {
-        let _ = self.asks.send(Ask::Answer { consumer, ids, nack }).await;
-    }
-
-    /// How it does.
-    pub(crate) async fn info(&self) -> Result<Info, Failure> {
-        self.ask(Ask::Info).await
-    }
-
-    /// Delivers parked messages again, those before a revision.
-    pub(crate) async fn replay(&self, before: Option<u64>) -> Result<(), Failure> {
-        self.ask(|reply| Ask::Replay { before, reply }).await?
-    }
-
-    /// Drops parked messages, those before a revision.
-    pub(crate) async fn truncate(&self, before: Option<u64>) -> Result<(), Failure> {
-        self.ask(|reply| Ask::Truncate { before, reply }).await?
-    }
-
-    /// Ends it: consumers are told why.
-    pub(crate) async fn close(&self, why: Failure) {
-        let _ = self.ask(|reply| Ask::Close { why, reply }).await;
-    }
-}
-
-struct Consumer {
-    deliveries: mpsc::Sender<Result<ReadResp, Status>>,
-    ids: Ids,
-    who: Who,
-    delivered: u64,
-}
 
 type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -200,30 +52,11 @@ enum Done {
     Read(Source, Result<Batch, Failure>),
     Checkpoint(u64, Result<Revision, Failure>),
     Park(Park, Result<(), Failure>),
-    /// Parked messages that are to be delivered again.
-    Parked(Result<Vec<(u64, Option<Loaded>)>, Failure>),
+    /// Parked messages that are to be delivered again, those before a revision.
+    Parked(u64, Result<Vec<(u64, Option<Loaded>)>, Failure>),
     /// Those that were replayed are gone.
     Replayed(Result<(), Failure>),
     Looked(Result<Looked, Failure>),
-}
-
-/// What is found in the store from time to time.
-#[derive(Clone, Copy, Debug, Default)]
-struct Looked {
-    /// The newest place of the source.
-    known: Option<u64>,
-    /// Parked messages, and the age of the first.
-    parked: u64,
-    oldest: Duration,
-}
-
-/// A replay that is under way.
-struct Replay {
-    next: u64,
-    end: u64,
-    reading: bool,
-    /// All are delivered and done, and are being dropped.
-    dropping: bool,
 }
 
 struct Runner {
@@ -238,8 +71,7 @@ struct Runner {
     live: bool,
     loaded: HashMap<Place, Loaded>,
     loaded_bytes: usize,
-    consumers: HashMap<ConsumerId, Consumer>,
-    next_consumer: ConsumerId,
+    consumers: Consumers,
     /// The revision of the last checkpoint.
     checkpoint: Option<Revision>,
     /// Whether there is one: a group that begins in the middle has none.
@@ -248,8 +80,7 @@ struct Runner {
     parking: HashSet<Place>,
     replay: Option<Replay>,
     beside: FuturesUnordered<Later<Done>>,
-    /// Deliveries when it was last looked, and what came in a second since.
-    measured: (Instant, u64, u64),
+    rate: Rate,
     /// After a failure nothing is read before this.
     not_before: Instant,
     looking: bool,
@@ -258,7 +89,7 @@ struct Runner {
 }
 
 /// Serves; after a failure anew, from what is written.
-async fn keep_serving(
+pub(super) async fn keep_serving(
     context: Shared,
     definition: Definition,
     mut asked: mpsc::Receiver<Ask>,
@@ -279,20 +110,26 @@ async fn serve(
 ) -> Result<(), Failure> {
     let store = context.node.store().clone();
     let opening = definition.clone();
-    let (checkpoint, has_checkpoint, after, source) = {
+    let (revision, checkpoint, source) = {
         let store = store.clone();
         blocking(move || {
-            let (checkpoint, at) = journal::load_checkpoint(&store, &opening.name)?;
-            let after = at.or(opening.after);
-            Ok::<_, Failure>((checkpoint, at.is_some(), after, Source::open(&store, &opening, after)))
+            let (revision, checkpoint) = journal::load_checkpoint(&store, &opening.name)?;
+            let after = checkpoint.as_ref().map(|checkpoint| checkpoint.at).or(opening.after);
+            Ok::<_, Failure>((revision, checkpoint, Source::open(&store, &opening, after)))
         })
         .await?
     };
+    let settings = definition.settings;
     let began = Instant::now();
     // A source that was deleted for good feeds nothing; the group is there all the same.
     let source = source.ok();
     let mut runner = Runner {
-        group: Group::new(definition.settings, after, Duration::ZERO),
+        has_checkpoint: checkpoint.is_some(),
+        group: match checkpoint {
+            Some(Checkpoint { at, done_above }) => Group::resumed(settings, at, &done_above, Duration::ZERO),
+            None => Group::new(settings, definition.after, Duration::ZERO),
+        },
+        consumers: Consumers::new(settings.extra_statistics),
         interests: source.as_ref().map(|source| source.interests(&store)).unwrap_or_default(),
         tail: store.watch_tail(),
         source,
@@ -301,15 +138,12 @@ async fn serve(
         live: false,
         loaded: HashMap::new(),
         loaded_bytes: 0,
-        consumers: HashMap::new(),
-        next_consumer: 1,
-        checkpoint,
-        has_checkpoint,
+        checkpoint: revision,
         writing_checkpoint: false,
         parking: HashSet::new(),
         replay: None,
         beside: FuturesUnordered::new(),
-        measured: (began, 0, 0),
+        rate: Rate::new(began),
         not_before: began,
         looking: false,
         looked: Looked::default(),
@@ -319,6 +153,9 @@ async fn serve(
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        // Whatever is ready again and again must not keep others from their turn, nor
+        // this task from being stopped.
+        tokio::task::consume_budget().await;
         runner.work();
         let waits = runner.live && runner.source.is_some();
         tokio::select! {
@@ -358,11 +195,8 @@ impl Runner {
     fn deliver(&mut self) {
         let now = self.now();
         for Delivery { consumer, message } in self.group.deliver(now) {
-            let Some(loaded) = self.loaded.get(&message.place) else { continue };
-            if let Some(consumer) = self.consumers.get_mut(&consumer) {
-                consumer.delivered += 1;
-                // There is room for as many as the consumer has slots; who is gone leaves.
-                let _ = consumer.deliveries.try_send(Ok(source::delivered(loaded, message.retries, consumer.ids)));
+            if let Some(loaded) = self.loaded.get(&message.place) {
+                self.consumers.send(consumer, loaded, message.retries);
             }
         }
     }
@@ -394,8 +228,10 @@ impl Runner {
         let Some(at) = self.group.checkpoint(self.now()) else { return };
         self.writing_checkpoint = true;
         let (context, name, before) = (self.context.clone(), self.definition.name.clone(), self.checkpoint);
+        let checkpoint = Checkpoint { at, done_above: self.group.done_above(at) };
         self.beside.push(Box::pin(async move {
-            Done::Checkpoint(at, journal::save_checkpoint(&context, &name, before, at).await)
+            let saved = journal::save_checkpoint(&context, &name, before, checkpoint).await;
+            Done::Checkpoint(at, unhurried(saved).await)
         }));
     }
 
@@ -406,28 +242,25 @@ impl Runner {
             return;
         }
         let (context, definition) = (self.context.clone(), self.definition.clone());
+        if seeded::is(Bug::S25) {
+            self.group.parked(place);
+        }
         self.beside.push(Box::pin(async move {
-            let result = journal::park(&context, &definition, place, &loaded, &park.reason).await;
-            if result.is_err() {
-                tokio::time::sleep(TICK).await;
+            if seeded::is(Bug::S25) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
             }
-            Done::Park(park, result)
+            let result = journal::park(&context, &definition, place, &loaded, &park.reason).await;
+            Done::Park(park, unhurried(result).await)
         }));
     }
 
     /// Messages leave memory when they leave the group.
     fn forget(&mut self) {
-        let group = &self.group;
-        let before = self.loaded_bytes;
-        let mut bytes = before;
-        self.loaded.retain(|place, loaded| {
-            let kept = group.holds(*place);
-            if !kept {
-                bytes -= loaded.bytes;
+        for place in self.group.take_left() {
+            if let Some(loaded) = self.loaded.remove(&place) {
+                self.loaded_bytes -= loaded.bytes;
             }
-            kept
-        });
-        self.loaded_bytes = bytes;
+        }
     }
 
     fn keep(&mut self, place: Place, loaded: Loaded) {
@@ -476,10 +309,9 @@ impl Runner {
                 self.parking.remove(&park.message.place);
                 self.park(park);
             }
-            Done::Parked(Ok(messages)) => {
+            Done::Parked(end, Ok(messages)) => {
                 if let Some(replay) = &mut self.replay {
-                    replay.reading = false;
-                    replay.next = messages.last().map_or(replay.end, |(at, _)| at + 1);
+                    replay.read_to(end);
                 }
                 for (at, loaded) in messages {
                     // What is gone meanwhile has nothing to be delivered.
@@ -488,48 +320,36 @@ impl Runner {
                     }
                 }
             }
-            Done::Parked(Err(_)) => self.replay = None,
+            Done::Parked(_, Err(_)) => self.replay = None,
             Done::Looked(looked) => {
                 self.looking = false;
                 self.looked = looked.unwrap_or(self.looked);
             }
-            Done::Replayed(result) => match result {
-                Ok(()) => self.replay = None,
-                Err(_) => {
-                    if let Some(replay) = &mut self.replay {
-                        replay.dropping = false;
-                    }
+            Done::Replayed(Ok(())) => self.replay = None,
+            Done::Replayed(Err(_)) => {
+                if let Some(replay) = &mut self.replay {
+                    replay.not_dropped();
                 }
-            },
+            }
         }
         Ok(())
     }
 
-    /// The next step of a replay: read on, or drop what is done.
+    /// The next step of a replay.
     fn replay_on(&mut self) {
-        let room = self.group.room();
         let Some(replay) = &mut self.replay else { return };
-        if replay.reading || replay.dropping {
-            return;
-        }
+        let (room, batch) = (self.group.room(), self.definition.settings.read_batch);
+        let Some(step) = replay.step(room, batch, |before| self.group.has_replayed(before)) else { return };
         let (context, definition) = (self.context.clone(), self.definition.clone());
-        if replay.next < replay.end {
-            if room == 0 {
-                return;
-            }
-            replay.reading = true;
-            let (from, end) = (replay.next, replay.end.min(replay.next + definition.settings.read_batch as u64));
-            self.beside.push(Box::pin(async move {
+        self.beside.push(match step {
+            Step::Read { from, end } => Box::pin(async move {
                 let store = context.node.store().clone();
-                Done::Parked(blocking(move || read_parked(&store, &definition, from, end)).await)
-            }));
-        } else if self.group.has_replayed(replay.end) {
-            replay.dropping = true;
-            let end = replay.end;
-            self.beside.push(Box::pin(async move {
-                Done::Replayed(journal::drop_parked(&context, &definition.name, end).await)
-            }));
-        }
+                Done::Parked(end, blocking(move || replay::read(&store, &definition, from, end)).await)
+            }),
+            Step::Drop(end) => Box::pin(async move {
+                Done::Replayed(unhurried(journal::drop_parked(&context, &definition.name, end).await).await)
+            }),
+        });
     }
 
     async fn carry_out(&mut self, ask: Ask) {
@@ -541,19 +361,7 @@ impl Runner {
                 }
             }
             Ask::Leave(consumer) => self.leave(consumer),
-            Ask::Answer { consumer, ids, nack } => {
-                for id in ids {
-                    match &nack {
-                        None => self.group.ack(consumer, id),
-                        Some((action, reason)) => {
-                            if let Some(park) = self.group.nack(consumer, id, *action, reason) {
-                                self.park(park);
-                            }
-                        }
-                    }
-                }
-                self.forget();
-            }
+            Ask::Answer { consumer, ids, nack } => self.answer(consumer, ids, nack.as_ref()),
             Ask::Info(reply) => {
                 let info = self.info().await;
                 let _ = reply.send(info);
@@ -568,20 +376,34 @@ impl Runner {
         }
     }
 
+    fn answer(&mut self, consumer: ConsumerId, ids: Vec<EventId>, nack: Option<&(NackAction, String)>) {
+        let now = self.now();
+        for id in ids {
+            if self.consumers.measures() {
+                let since = self.group.in_flight_since(consumer, id);
+                self.consumers.answered(consumer, since.map(|since| now.saturating_sub(since)));
+            }
+            match nack {
+                None => self.group.ack(consumer, id),
+                Some((action, reason)) => {
+                    if let Some(park) = self.group.nack(consumer, id, *action, reason) {
+                        self.park(park);
+                    }
+                }
+            }
+        }
+        self.forget();
+    }
+
     fn join(&mut self, slots: usize, ids: Ids, who: Who) -> Result<(ConsumerId, Deliveries), Failure> {
-        let consumer = self.next_consumer;
-        self.group.join(consumer, slots).map_err(|Full| Failure::MaximumSubscribers(self.definition.name.clone()))?;
-        self.next_consumer += 1;
-        // One more for the confirmation, one for the end.
-        let (deliveries, delivered) = mpsc::channel(slots + 2);
-        let confirmation = SubscriptionConfirmation { subscription_id: self.definition.name.to_string() };
-        let _ = deliveries.try_send(Ok(ReadResp { content: Some(Content::SubscriptionConfirmation(confirmation)) }));
-        self.consumers.insert(consumer, Consumer { deliveries, ids, who, delivered: 0 });
-        Ok((consumer, delivered))
+        let name = &self.definition.name;
+        let joined = self.group.join(self.consumers.next(), slots);
+        joined.map_err(|Full| Failure::MaximumSubscribers(name.clone()))?;
+        Ok(self.consumers.add(slots, ids, who, name.to_string()))
     }
 
     fn leave(&mut self, consumer: ConsumerId) {
-        self.consumers.remove(&consumer);
+        self.consumers.remove(consumer);
         self.group.leave(consumer);
     }
 
@@ -592,11 +414,8 @@ impl Runner {
 
     async fn begin_replay(&mut self, before: Option<u64>) -> Result<(), Failure> {
         self.is_free()?;
-        let (next, end) = self.parked().await?;
-        let end = before.map_or(end, |before| before.min(end));
-        if next < end {
-            self.replay = Some(Replay { next, end, reading: false, dropping: false });
-        }
+        let (first, end) = self.parked().await?;
+        self.replay = Replay::begin(first, before.map_or(end, |before| before.min(end)));
         Ok(())
     }
 
@@ -622,17 +441,15 @@ impl Runner {
 
     fn tick(&mut self) {
         let now = self.now();
-        let gone: Vec<ConsumerId> =
-            self.consumers.iter().filter(|(_, consumer)| consumer.deliveries.is_closed()).map(|(id, _)| *id).collect();
-        gone.into_iter().for_each(|consumer| self.leave(consumer));
+        for gone in self.consumers.gone() {
+            self.leave(gone);
+        }
         for park in self.group.expire(now) {
             self.park(park);
         }
-        let (since, delivered, _) = self.measured;
-        if since.elapsed() >= Duration::from_secs(1) {
-            let all = self.group.counts().delivered;
-            let per_second = (all - delivered) as f64 / since.elapsed().as_secs_f64();
-            self.measured = (Instant::now(), all, per_second as u64);
+        if self.rate.since().elapsed() >= MEASURE_EVERY {
+            self.rate.measure(self.group.counts().delivered, Instant::now());
+            self.consumers.measure(Instant::now());
             self.look();
         }
     }
@@ -661,34 +478,26 @@ impl Runner {
 
     fn look_up(&self) -> impl Future<Output = Result<Looked, Failure>> + Send + use<> {
         let (store, name) = (self.context.node.store().clone(), self.definition.name.clone());
-        blocking(move || {
-            let (parked, oldest) = journal::oldest_parked(&store, &name)?;
-            Ok(Looked { known: super::end(&store, &name)?, parked, oldest })
-        })
+        blocking(move || Looked::now(&store, &name))
     }
 
     async fn info(&mut self) -> Info {
         let (waiting, retried, in_flight) = self.group.sizes();
         let Looked { known, parked, .. } = self.look_up().await.unwrap_or(self.looked);
-        let consumer = |(id, consumer): (&ConsumerId, &Consumer)| {
-            let (free, in_flight) = self.group.slots(*id).unwrap_or_default();
-            ConsumerInfo { who: consumer.who.clone(), free, in_flight, delivered: consumer.delivered }
-        };
-        let mut consumers: Vec<_> = self.consumers.iter().collect();
-        consumers.sort_by_key(|(id, _)| **id);
         Info {
             definition: self.definition.clone(),
             live: self.live,
             replaying: self.replay.is_some(),
             delivered: self.group.counts().delivered,
-            per_second: self.measured.2,
+            per_second: self.rate.per_second(),
+            in_last: self.rate.in_last(),
             checkpoint: self.group.checkpointed_at().filter(|_| self.has_checkpoint),
             known,
             waiting,
             retried,
             in_flight,
             parked,
-            consumers: consumers.into_iter().map(consumer).collect(),
+            consumers: self.consumers.told(&self.group),
         }
     }
 
@@ -697,31 +506,18 @@ impl Runner {
             && !self.writing_checkpoint
         {
             // Without it more is delivered again, and nothing is lost.
-            let _ = journal::save_checkpoint(&self.context, &self.definition.name, self.checkpoint, at).await;
+            let checkpoint = Checkpoint { at, done_above: self.group.done_above(at) };
+            let _ = journal::save_checkpoint(&self.context, &self.definition.name, self.checkpoint, checkpoint).await;
         }
-        for consumer in self.consumers.values() {
-            let _ = consumer.deliveries.try_send(Err(refuse_v1(&self.context, why)));
-        }
+        self.consumers.dismiss(|| refuse_v1(&self.context, why));
     }
 }
 
-/// Parked messages of `[from, end)`, each with the event that it tells of. Blocking.
-fn read_parked(
-    store: &annals_store::Store,
-    definition: &Definition,
-    from: u64,
-    end: u64,
-) -> Result<Vec<(u64, Option<Loaded>)>, Failure> {
-    let Some(parked) = definition.name.parked() else { return Ok(Vec::new()) };
-    let mut messages = Vec::new();
-    for at in from..end {
-        let record = store.record_at(&parked, Revision::saturating(at));
-        let record = record.map_err(|error| crate::grpc::streams::page::broken(&error))?;
-        let loaded = match record {
-            Some(record) => source::unpark(store, definition, &record.data())?,
-            None => None,
-        };
-        messages.push((at, loaded));
+/// A failure is told a little later: whoever tries again at once would do nothing
+/// else, and a node that leads no more refuses at once.
+async fn unhurried<T>(result: Result<T, Failure>) -> Result<T, Failure> {
+    if result.is_err() {
+        tokio::time::sleep(TICK).await;
     }
-    Ok(messages)
+    result
 }

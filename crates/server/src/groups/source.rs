@@ -4,6 +4,9 @@
 //! truncation hides, how links are resolved and what a filter passes are decided in
 //! one place. The answers of both services have the same fields with the same
 //! numbers; only the retry count is added for a group, when an event is delivered.
+//!
+//! A group sees everything; what a consumer may see of it is decided when an event is
+//! delivered to that one.
 
 use annals_core::filter::{Filter, Subject};
 use annals_core::group::{Strategy, key};
@@ -11,11 +14,12 @@ use annals_core::{EventId, Position, Revision, StreamName};
 use annals_proto::event_store::client::persistent_subscriptions::ReadResp;
 use annals_proto::event_store::client::persistent_subscriptions::read_resp::read_event::{self, RecordedEvent};
 use annals_proto::event_store::client::persistent_subscriptions::read_resp::{Content, ReadEvent};
-use annals_store::{Direction, IndexName, Interest, PageLimit, Store};
+use annals_store::{Direction, IndexName, Interest, Link, PageLimit, Store};
 use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use super::definition::{Definition, Selection};
+use crate::access::Eyes;
 use crate::grpc::streams::convert::{self, Ids, link_target};
 use crate::grpc::streams::feed::Feed;
 use crate::grpc::streams::page::{Page, broken};
@@ -59,7 +63,7 @@ pub(crate) struct Source {
 impl Source {
     /// The source of a group, right after a place. Blocking.
     pub(crate) fn open(store: &Store, definition: &Definition, after: Option<u64>) -> Result<Source, Failure> {
-        let style = Style { resolve_links: definition.settings.resolve_links, ids: IDS };
+        let style = Style { resolve_links: definition.settings.resolve_links, ids: IDS, eyes: Eyes::ALL };
         let feed = Feed::begin(store, wanted(definition, after)?)?;
         Ok(Source { feed, style, strategy: definition.settings.strategy, is_all: definition.name.is_all() })
     }
@@ -71,7 +75,7 @@ impl Source {
 
     /// Reads on: at most so many events, and about so many bytes. Blocking.
     pub(crate) fn read(&mut self, store: &Store, events: usize, bytes: usize) -> Result<Batch, Failure> {
-        let step = self.feed.read(store, self.style, bytes, events)?;
+        let step = self.feed.read(store, &self.style, bytes, events)?;
         let mut loaded = Vec::with_capacity(step.events);
         for event in events_in(step.frames.into_bytes())? {
             let at = place(&event, self.is_all);
@@ -84,14 +88,15 @@ impl Source {
 /// What is at the place that a parked message tells of, unless it is gone. Blocking.
 pub(crate) fn unpark(store: &Store, definition: &Definition, message: &[u8]) -> Result<Option<Loaded>, Failure> {
     let Some((revision, stream)) = link_target(message) else { return Ok(None) };
-    let style = Style { resolve_links: definition.settings.resolve_links, ids: IDS };
+    let style = Style { resolve_links: definition.settings.resolve_links, ids: IDS, eyes: Eyes::ALL };
     let mut page = Page::new(store, style, None);
     match IndexName::parse(&stream) {
         Some(index) => {
             let one = PageLimit { records: 1, bytes: 1 };
             let entries = store.read_index(&index, revision.get(), Direction::Forward, one);
             let entries = entries.map_err(|error| broken(&error))?;
-            let Some(entry) = entries.first().filter(|entry| entry.revision == revision.get()) else { return Ok(None) };
+            let is_there = |entry: &&Link| entry.revision == revision.get() && !entry.record.is_reclaimed();
+            let Some(entry) = entries.first().filter(is_there) else { return Ok(None) };
             page.entry(&index, entry)?;
         }
         None => {

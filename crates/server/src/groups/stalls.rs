@@ -3,6 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use annals_core::Timestamp;
+use annals_store::Store;
+
+use super::definition::GroupName;
+use super::journal;
+use crate::status::Failure;
 
 /// How far behind a group is, and what waits in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +26,25 @@ pub(crate) struct Stalls {
     pub(crate) oldest_parked: Duration,
     /// Consumers.
     pub(crate) consumers: usize,
+}
+
+/// What is found in the store from time to time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Looked {
+    /// The newest place of the source.
+    pub(super) known: Option<u64>,
+    /// Parked messages.
+    pub(super) parked: u64,
+    /// The age of the first of them.
+    pub(super) oldest: Duration,
+}
+
+impl Looked {
+    /// What there is of a group now. Blocking.
+    pub(super) fn now(store: &Store, name: &GroupName) -> Result<Looked, Failure> {
+        let (parked, oldest) = journal::oldest_parked(store, name)?;
+        Ok(Looked { known: super::end(store, name)?, parked, oldest })
+    }
 }
 
 /// How long ago this was.

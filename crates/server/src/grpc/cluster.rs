@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use annals_core::head::State;
-use annals_core::{Head, Position, StreamName};
+use annals_core::scavenge::Phase;
+use annals_core::{Head, Position, Scavenge, StreamName, Timestamp};
 use annals_proto::annals::v1::cluster_server::{Cluster, ClusterServer};
 use annals_proto::annals::v1::{
     AddNodeRequest, HashReply, HashRequest, ListStreamsReply, ListStreamsRequest, Node as ToldNode, NodeReply,
-    NodeRequest, StatusReply, StatusRequest, TransferLeaderRequest, list_streams_reply, node,
+    NodeRequest, ScavengeReply, ScavengeStatusRequest, StartScavengeRequest, StatusReply, StatusRequest,
+    StopScavengeRequest, TransferLeaderRequest, list_streams_reply, node, scavenge_reply,
 };
 use annals_raft::{AdminError, AdminRequest, Member, Role};
 use annals_store::Store;
@@ -18,9 +20,14 @@ use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
+use super::operations::scavenge_id;
+use crate::access::audit::Decision;
+use crate::access::{Caller, Eyes};
+use crate::consistency::refuse_v1;
 use crate::context::Context;
-use crate::version;
+use crate::{consistency, scavenge, version};
 
 /// How long a change of the membership may take: a learner is adopted, a
 /// configuration replicated, a leader elected.
@@ -44,6 +51,7 @@ type Streams = Pin<Box<dyn Stream<Item = Result<ListStreamsReply, Status>> + Sen
 
 #[tonic::async_trait]
 impl Cluster for Service {
+    /// Needs no credentials, as gossip, whose numbers it tells.
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let status = self.context.node.status();
         let nodes = status.members.iter().map(|member| told(&status, member)).collect();
@@ -65,30 +73,37 @@ impl Cluster for Service {
     }
 
     async fn add_node(&self, request: Request<AddNodeRequest>) -> Result<Response<NodeReply>, Status> {
+        let caller = self.operator(&request, "cluster:addNode").await?;
         let address = request.into_inner().address;
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
         if !matches!(port, Some(Ok(1..))) {
-            return Err(Status::invalid_argument(format!("the address \"{address}\" is not host:port")));
+            let shown: String = address.chars().take(100).collect();
+            return Err(Status::invalid_argument(format!("the address \"{shown}\" is not host:port")));
         }
-        self.administer(AdminRequest::AddNode { address }).await
+        self.administer(&caller, "cluster:addNode", &address.clone(), AdminRequest::AddNode { address }).await
     }
 
     async fn promote(&self, request: Request<NodeRequest>) -> Result<Response<NodeReply>, Status> {
+        let caller = self.operator(&request, "cluster:promote").await?;
         let node = named(request.into_inner())?;
-        self.administer(AdminRequest::Promote { node }).await
+        self.administer(&caller, "cluster:promote", &node.to_string(), AdminRequest::Promote { node }).await
     }
 
     async fn remove(&self, request: Request<NodeRequest>) -> Result<Response<NodeReply>, Status> {
+        let caller = self.operator(&request, "cluster:remove").await?;
         let node = named(request.into_inner())?;
-        self.administer(AdminRequest::Remove { node }).await
+        self.administer(&caller, "cluster:remove", &node.to_string(), AdminRequest::Remove { node }).await
     }
 
     async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Result<Response<NodeReply>, Status> {
+        let caller = self.operator(&request, "cluster:transferLeader").await?;
         let to = Some(request.into_inner().node).filter(|node| *node != 0);
-        self.administer(AdminRequest::TransferLeadership { to }).await
+        let on = to.map(|node| node.to_string()).unwrap_or_default();
+        self.administer(&caller, "cluster:transferLeader", &on, AdminRequest::TransferLeadership { to }).await
     }
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashReply>, Status> {
+        self.known(&request, "node:hash").await?;
         let store = self.context.node.store().clone();
         let at = match request.into_inner().position {
             0 => store.tail(),
@@ -108,9 +123,39 @@ impl Cluster for Service {
         }
     }
 
+    async fn start_scavenge(&self, request: Request<StartScavengeRequest>) -> Result<Response<ScavengeReply>, Status> {
+        let caller = self.operator(&request, "operations:startScavenge").await?;
+        let started = scavenge::start(&self.context, Uuid::new_v4(), consistency::route(request.metadata())).await;
+        let answer = started.map_err(|failure| consistency::refuse_v1(&self.context, &failure))?;
+        self.context.access.audit.administered(&caller, "operations:startScavenge", "", Decision::Allowed);
+        Ok(Response::new(self.told_scavenge(answer.last, answer.carried_out)))
+    }
+
+    async fn stop_scavenge(&self, request: Request<StopScavengeRequest>) -> Result<Response<ScavengeReply>, Status> {
+        let caller = self.operator(&request, "operations:stopScavenge").await?;
+        let route = consistency::route(request.metadata());
+        let stopped = match scavenge_id(&request.into_inner().scavenge) {
+            Ok(id) => scavenge::stop(&self.context, id, route).await,
+            Err(failure) => Err(failure),
+        };
+        let scavenge = stopped.map_err(|failure| consistency::refuse_v1(&self.context, &failure))?;
+        self.context.access.audit.administered(&caller, "operations:stopScavenge", "", Decision::Allowed);
+        Ok(Response::new(self.told_scavenge(Some(scavenge), true)))
+    }
+
+    async fn scavenge_status(
+        &self,
+        request: Request<ScavengeStatusRequest>,
+    ) -> Result<Response<ScavengeReply>, Status> {
+        self.known(&request, "operations:scavengeStatus").await?;
+        Ok(Response::new(self.told_scavenge(scavenge::last(&self.context), false)))
+    }
+
     type ListStreamsStream = Streams;
 
     async fn list_streams(&self, request: Request<ListStreamsRequest>) -> Result<Response<Streams>, Status> {
+        let caller = self.known(&request, "streams:list").await?;
+        let eyes = self.context.eyes(&caller).map_err(|failure| refuse_v1(&self.context, &failure))?;
         let request = request.into_inner();
         let limit = match request.limit as usize {
             0 => LIST_DEFAULT,
@@ -119,24 +164,72 @@ impl Cluster for Service {
         let store = self.context.node.store().clone();
         // One page waits for the client while the next one is read.
         let (pages, receiver) = mpsc::channel(1);
-        tokio::task::spawn_blocking(move || list(&store, request, limit, &pages));
+        tokio::task::spawn_blocking(move || list(&store, &eyes, request, limit, &pages));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
 impl Service {
-    async fn administer(&self, request: AdminRequest) -> Result<Response<NodeReply>, Status> {
+    /// Who asks; anybody with an account may.
+    async fn known<T>(&self, request: &Request<T>, act: &'static str) -> Result<Caller, Status> {
+        let caller = self.context.known(request, act).await;
+        caller.map_err(|failure| refuse_v1(&self.context, &failure))
+    }
+
+    /// Who asks for what changes the cluster.
+    async fn operator<T>(&self, request: &Request<T>, act: &'static str) -> Result<Caller, Status> {
+        let caller = self.context.operator(request, act).await;
+        caller.map_err(|failure| refuse_v1(&self.context, &failure))
+    }
+
+    fn told_scavenge(&self, scavenge: Option<Scavenge>, carried_out: bool) -> ScavengeReply {
+        let columns = self.context.node.store().statistics().columns;
+        let file_bytes = columns.iter().find(|column| column.name == "records").map_or(0, |column| column.file_bytes);
+        let node = self.context.node.status().node;
+        let reply = ScavengeReply { carried_out, node, file_bytes, ..ScavengeReply::default() };
+        let Some(scavenge) = scavenge else { return reply };
+        let phase = match scavenge.phase {
+            Phase::Running => scavenge_reply::Phase::Running,
+            Phase::Completed => scavenge_reply::Phase::Completed,
+            Phase::Stopped => scavenge_reply::Phase::Stopped,
+        };
+        ScavengeReply {
+            scavenge: scavenge.id.to_string(),
+            phase: phase.into(),
+            point: scavenge.point.get(),
+            cursor: scavenge.cursor.get(),
+            events: scavenge.events,
+            bytes: scavenge.bytes,
+            started: scavenge.started.ticks(),
+            ended: scavenge.ended.map_or(0, Timestamp::ticks),
+            ..reply
+        }
+    }
+
+    async fn administer(
+        &self,
+        caller: &Caller,
+        act: &'static str,
+        on: &str,
+        request: AdminRequest,
+    ) -> Result<Response<NodeReply>, Status> {
         let deadline = Instant::now() + ADMIN_TIMEOUT;
-        match self.context.node.administer(request, deadline).await {
+        let done = self.context.node.administer(request, deadline).await;
+        if done.is_ok() {
+            self.context.access.audit.administered(caller, act, on, Decision::Allowed);
+        }
+        match done {
             Ok(node) => Ok(Response::new(NodeReply { node })),
             Err(error) => Err(refused(&error)),
         }
     }
 }
 
-/// Sends the listing page by page, as long as somebody reads it.
+/// Sends the listing page by page, as long as somebody reads it; of each only what
+/// they may read.
 fn list(
     store: &Store,
+    eyes: &Eyes,
     request: ListStreamsRequest,
     limit: usize,
     pages: &mpsc::Sender<Result<ListStreamsReply, Status>>,
@@ -151,7 +244,8 @@ fn list(
                     after = last.as_str().to_owned();
                 }
                 let listed = page.len();
-                (Ok(ListStreamsReply { streams: page.into_iter().map(listing).collect() }), listed)
+                let seen = |(name, _): &(StreamName, Head)| eyes.see(store, name).unwrap_or(false);
+                (Ok(ListStreamsReply { streams: page.into_iter().filter(seen).map(listing).collect() }), listed)
             }
             Err(error) => (Err(broken(&error)), 0),
         };
@@ -201,7 +295,7 @@ fn named(request: NodeRequest) -> Result<u64, Status> {
     }
 }
 
-fn refused(error: &AdminError) -> Status {
+pub(super) fn refused(error: &AdminError) -> Status {
     let text = error.to_string();
     match error {
         AdminError::NoLeader | AdminError::Unreachable(_) | AdminError::ShuttingDown => Status::unavailable(text),

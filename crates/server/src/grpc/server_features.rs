@@ -20,7 +20,10 @@ pub(crate) struct Service;
 const STREAMS: &str = "event_store.client.streams.streams";
 const STREAMS_V2: &str = "kurrentdb.protocol.v2.streams.streamsservice";
 const GROUPS: &str = "event_store.client.persistent_subscriptions.persistentsubscriptions";
+const USERS: &str = "event_store.client.users.users";
 const GOSSIP: &str = "event_store.client.gossip.gossip";
+const OPERATIONS: &str = "event_store.client.operations.operations";
+const MONITORING: &str = "event_store.client.monitoring.monitoring";
 const FEATURES: &str = "event_store.client.server_features.serverfeatures";
 
 /// Exactly what works: service, method, features. Names in lower case, as
@@ -42,7 +45,23 @@ const METHODS: &[(&str, &str, &[&str])] = &[
     (GROUPS, "truncateparked", &["stream", "all"]),
     (GROUPS, "list", &["stream", "all"]),
     (GROUPS, "restartsubsystem", &["stream", "all"]),
+    (USERS, "create", &[]),
+    (USERS, "update", &[]),
+    (USERS, "delete", &[]),
+    (USERS, "disable", &[]),
+    (USERS, "enable", &[]),
+    (USERS, "details", &[]),
+    (USERS, "changepassword", &[]),
+    (USERS, "resetpassword", &[]),
     (GOSSIP, "read", &[]),
+    (OPERATIONS, "startscavenge", &[]),
+    (OPERATIONS, "stopscavenge", &[]),
+    (OPERATIONS, "shutdown", &[]),
+    (OPERATIONS, "mergeindexes", &[]),
+    (OPERATIONS, "resignnode", &[]),
+    (OPERATIONS, "setnodepriority", &[]),
+    (OPERATIONS, "restartpersistentsubscriptions", &[]),
+    (MONITORING, "stats", &[]),
     (FEATURES, "getsupportedmethods", &[]),
 ];
 

@@ -31,6 +31,7 @@ use super::streams::convert::{self, SCHEMA_FORMAT, SCHEMA_ID};
 use super::streams::{
     ANSWER_BYTES_MAX, Gathering, WRITE_TIMEOUT, Writing, append_bytes_max, budget_of, refused, unexpected,
 };
+use crate::access::Caller;
 use crate::consistency;
 use crate::context::Context;
 use crate::status::Failure;
@@ -56,7 +57,7 @@ impl StreamsService for Service {
     ) -> Result<Response<AppendSessionResponse>, Status> {
         let route = consistency::route(request.metadata());
         let mut writing = Writing::new("append_session", self.context.metrics.clone());
-        let result = self.session(request.into_inner(), route, &mut writing).await;
+        let result = self.session(request, route, &mut writing).await;
         self.answer(result, writing)
     }
 
@@ -66,7 +67,7 @@ impl StreamsService for Service {
     ) -> Result<Response<AppendRecordsResponse>, Status> {
         let route = consistency::route(request.metadata());
         let mut writing = Writing::new("append_records", self.context.metrics.clone());
-        let result = self.records(request.into_inner(), route, &mut writing).await;
+        let result = self.records(request, route, &mut writing).await;
         self.answer(result, writing)
     }
 }
@@ -79,19 +80,20 @@ impl Service {
 
     async fn session(
         &self,
-        requests: Streaming<AppendRequest>,
+        request: Request<Streaming<AppendRequest>>,
         route: Route,
         writing: &mut Writing,
     ) -> Result<AppendSessionResponse, Failure> {
+        let caller = self.context.caller(&request).await?;
         let patience = self.context.config.request_timeout_max();
         // A client that stops sending in the middle holds memory.
-        let received = tokio::time::timeout(patience, self.receive(requests)).await;
+        let received = tokio::time::timeout(patience, self.receive(request.into_inner())).await;
         let (draft, events) = received.map_err(|_| Failure::Received {
             code: Code::DeadlineExceeded,
             message: format!("the session was not received within {} s", patience.as_secs()),
         })??;
         let names: Vec<StreamName> = draft.targets.iter().map(|target| target.stream.clone()).collect();
-        let appended = self.append(draft, events, route, writing).await?;
+        let appended = self.append(&caller, draft, events, route, writing).await?;
         // A session tells only the first stream that was not as expected.
         let appended = appended.map_err(refused)?;
         let output = names.iter().zip(&appended.revisions).map(|(stream, revision)| AppendResponse {
@@ -131,10 +133,12 @@ impl Service {
 
     async fn records(
         &self,
-        request: AppendRecordsRequest,
+        request: Request<AppendRecordsRequest>,
         route: Route,
         writing: &mut Writing,
     ) -> Result<AppendRecordsResponse, Failure> {
+        let caller = self.context.caller(&request).await?;
+        let request = request.into_inner();
         if request.records.is_empty() {
             return Err(Failure::invalid("records", "there are no records"));
         }
@@ -161,7 +165,7 @@ impl Service {
         }
         let names: Vec<StreamName> = draft.targets.iter().map(|target| target.stream.clone()).collect();
         let appended = self
-            .append(draft, events, route, writing)
+            .append(&caller, draft, events, route, writing)
             .await?
             .map_err(|refusal| Failure::Inconsistent(refusal.violations).decided(refusal.as_of))?;
         let revisions = written.into_iter().map(|target| StreamRevision {
@@ -174,6 +178,7 @@ impl Service {
     /// Hands an append to the node. The inner error is a refusal.
     async fn append(
         &self,
+        caller: &Caller,
         draft: Draft,
         events: Gathering,
         route: Route,
@@ -182,12 +187,13 @@ impl Service {
         let Gathering { events, held, .. } = events;
         writing.count(&events);
         let append = Append { targets: draft.targets, events: draft.of.into_iter().zip(events).collect() };
-        let outcome = self.context.node.append(Command::Append(append), route, Instant::now() + WRITE_TIMEOUT).await;
+        let command = Command::Append(append);
+        let outcome = self.context.append(caller, command, route, Instant::now() + WRITE_TIMEOUT).await;
         drop(held);
         match outcome? {
             Outcome::Appended(appended) => Ok(Ok(appended)),
             Outcome::Refused(refusal) => Ok(Err(refusal)),
-            outcome @ Outcome::Node(_) => Err(unexpected(&outcome)),
+            outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_)) => Err(unexpected(&outcome)),
         }
     }
 }
@@ -356,6 +362,29 @@ fn revision_number(revision: Option<Revision>) -> i64 {
 
 fn position_number(appended: &Appended) -> i64 {
     i64::try_from(appended.position.get()).expect("2^63 events are out of reach")
+}
+
+/// For the fuzz targets alone: `AppendRecords`, or a request of `AppendSession`.
+pub(crate) fn fuzzed(bytes: &[u8]) -> String {
+    use crate::fuzzing::{message, told};
+    let Some((kind, bytes)) = bytes.split_first() else { return "nothing".to_owned() };
+    let stream = StreamName::new("fuzzed-1").expect("a name");
+    let events = |records: Vec<AppendRecord>| {
+        records.into_iter().map(|record| told(event(&stream, record, "records[0]"))).last()
+    };
+    if kind % 2 == 0 {
+        let Some(request) = message::<AppendRecordsRequest>(bytes) else { return "no message".to_owned() };
+        let mut draft = Draft::default();
+        let checks = request.checks.into_iter().map(|check| {
+            let parsed = parse_check(check, 0);
+            told(parsed.and_then(|(stream, expected)| draft.target(stream, expected, Role::Check)))
+        });
+        format!("{:?} {:?}", checks.last(), events(request.records))
+    } else {
+        let Some(request) = message::<AppendRequest>(bytes) else { return "no message".to_owned() };
+        let stream = told(writable(request.stream.unwrap_or_default(), "stream"));
+        format!("{stream} {} {:?}", told(session_expectation(request.expected_revision)), events(request.records))
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tonic::{Status, codegen::Service};
 
 /// Mounts all of them.
 pub(crate) fn add_to(routes: &mut RoutesBuilder) {
-    routes.add_service(Projections).add_service(Users).add_service(Operations).add_service(Monitoring);
+    routes.add_service(Projections);
 }
 
 macro_rules! unsupported {
@@ -47,10 +47,4 @@ macro_rules! unsupported {
 unsupported! {
     Projections = "event_store.client.projections.Projections",
         "this version of Annals has no projections; $ce-, $et-, $bc- and $streams are built in";
-    Users = "event_store.client.users.Users",
-        "this version of Annals has no users: every caller may do everything";
-    Operations = "event_store.client.operations.Operations",
-        "this version of Annals has no such operations; see `annals cluster --help`";
-    Monitoring = "event_store.client.monitoring.Monitoring",
-        "this version of Annals has no Monitoring service; see /metrics and /stats";
 }

@@ -46,7 +46,11 @@ fn expect_anything(command: &mut Command) {
     match command {
         Command::Append(append) => append.targets.iter_mut().for_each(|target| target.expected = Expected::Any),
         Command::Delete { expected, .. } | Command::Tombstone { expected, .. } => *expected = Expected::Any,
-        Command::AllocateNode { .. } => {}
+        Command::For { command, .. } => expect_anything(command),
+        Command::AllocateNode { .. }
+        | Command::StartScavenge { .. }
+        | Command::Reclaim(_)
+        | Command::StopScavenge { .. } => {}
     }
 }
 
@@ -54,7 +58,11 @@ fn first_stream(command: &Command) -> Vec<u8> {
     match command {
         Command::Append(append) => append.targets.first().map_or(Vec::new(), |first| first.stream.as_bytes().to_vec()),
         Command::Delete { stream, .. } | Command::Tombstone { stream, .. } => stream.as_bytes().to_vec(),
-        Command::AllocateNode { .. } => Vec::new(),
+        Command::For { command, .. } => first_stream(command),
+        Command::AllocateNode { .. }
+        | Command::StartScavenge { .. }
+        | Command::Reclaim(_)
+        | Command::StopScavenge { .. } => Vec::new(),
     }
 }
 
@@ -67,7 +75,13 @@ impl Store {
         let writer = self.inner.writer.lock();
         let state = self.inner.state.load_full();
         let mut effects = Effects::new(&state);
-        let known = Known { effects: RefCell::new(&mut effects), remembered: &writer.remembered };
+        let known = Known {
+            created: effects.newest_time(),
+            effects: RefCell::new(&mut effects),
+            remembered: &writer.remembered,
+            at_hand: Vec::new(),
+            looked_at: RefCell::default(),
+        };
         Ok(decide(&known, command)?.outcome)
     }
 }
@@ -104,7 +118,7 @@ impl Store {
             let mut effects = Effects::new(&state);
             let _ = begun.send(());
             while let Ok((batch, reply)) = waiting.recv() {
-                let Ok(outcomes) = writer.decide_all(&mut effects, batch) else { return };
+                let Ok(outcomes) = writer.decide_all(&state, &mut effects, batch) else { return };
                 let _ = reply.send(outcomes);
             }
         });

@@ -2,12 +2,14 @@
 //! question answered by going through all of it.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use annals_core::decide::{Heads, Placed, decide};
+use annals_core::scavenge::Facts;
 use annals_core::{
     Append, Batch, Command, Content, Event, EventId, EventType, Expected, Head, Outcome, Position, Properties,
-    Revision, Role, State, StreamName, Target, Timestamp, metadata,
+    Revision, Role, Scavenge, State, StreamName, Target, Timestamp, metadata,
 };
 use annals_store::{Direction, IndexName, Mark, PageLimit, Record, Store};
 use bytes::Bytes;
@@ -19,6 +21,11 @@ pub(crate) struct Reference {
     pub(crate) events: Vec<(Placed, Timestamp)>,
     pub(crate) last_node: u64,
     pub(crate) applied: u64,
+    pub(crate) scavenge: Option<Scavenge>,
+    /// What is reclaimed. The events are kept here: nothing may depend on it.
+    pub(crate) reclaimed: BTreeSet<Position>,
+    /// With which the events of the entry are created.
+    now: Timestamp,
 }
 
 impl Heads for Reference {
@@ -53,14 +60,27 @@ impl Heads for Reference {
         Ok(found.map(|(placed, _)| (placed.revision, placed.position)))
     }
 
-    fn metadata_json(&self, stream: &StreamName) -> Result<Bytes, Infallible> {
-        let metastream = stream.metastream();
-        let newest = self.events.iter().rfind(|(placed, _)| placed.stream == metastream);
+    fn newest_data(&self, stream: &StreamName) -> Result<Bytes, Infallible> {
+        let newest = self.events.iter().rfind(|(placed, _)| placed.stream == *stream);
         Ok(newest.map_or_else(Bytes::new, |(placed, _)| placed.event.data().clone()))
     }
 
     fn last_node(&self) -> u64 {
         self.last_node
+    }
+
+    fn time(&self) -> Timestamp {
+        self.now
+    }
+
+    fn scavenge(&self) -> Option<Scavenge> {
+        self.scavenge
+    }
+
+    fn event(&self, at: Position) -> Result<Facts, Infallible> {
+        let (placed, created) = &self.events[usize::try_from(at.get() - 1).expect("small")];
+        let bytes = placed.event.metadata().len() + placed.event.data().len();
+        Ok(Facts { stream: placed.stream.clone(), revision: placed.revision, created: *created, bytes: bytes as u64 })
     }
 }
 
@@ -68,12 +88,15 @@ impl Reference {
     pub(crate) fn apply(&mut self, batch: &Batch) -> Vec<Outcome> {
         self.applied += 1;
         let created = batch.stamped.max(self.newest_time());
+        self.now = created;
         let mut outcomes = Vec::new();
         for command in &batch.commands {
             let Ok(decision) = decide(self, command);
             if let Outcome::Node(id) = decision.outcome {
                 self.last_node = id;
             }
+            self.scavenge = decision.scavenge.or(self.scavenge);
+            self.reclaimed.extend(decision.reclaimed);
             self.events.extend(decision.events.into_iter().map(|placed| (placed, created)));
             outcomes.push(decision.outcome);
         }

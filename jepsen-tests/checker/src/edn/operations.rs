@@ -116,6 +116,7 @@ fn last_time(record: &Record) -> Nanos {
         Record::Closed(closed) => closed.time,
         Record::Fault(fault) => fault.end,
         Record::Hash(hash) => hash.time,
+        Record::Group(group) => group.step.time().unwrap_or(0),
         Record::Run(_) | Record::Subscription(_) | Record::Final(_) => 0,
     }
 }

@@ -7,6 +7,7 @@
 //! | `reads` | P4, P6, P8, P10 and P14 of each read by itself |
 //! | `order` | P7, P8 and P9 of all together, by the sweep |
 //! | `subscriptions` | P11 |
+//! | `groups` | P11 of consumer groups |
 //! | `replicas` | P13, and P3 of final states |
 //! | `time` | P15 of the log |
 //!
@@ -14,6 +15,7 @@
 //! walked, in `replay`; P12 is `coverage`.
 
 pub(crate) mod acks;
+pub(crate) mod groups;
 pub(crate) mod order;
 pub(crate) mod reads;
 pub(crate) mod replicas;

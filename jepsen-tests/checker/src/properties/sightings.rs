@@ -40,6 +40,12 @@ pub(crate) fn judge(case: &Case<'_, '_>, findings: &mut Findings) -> Flawed {
             }
         }
     }
+    for (number, sharing) in &case.index.sharings {
+        seen += sharing.handed.len();
+        for handed in &sharing.handed {
+            judge.agrees(&handed.event, handed.time, &Where::Group(*number, handed.consumer), findings);
+        }
+    }
     findings.counts.sightings += seen as u64;
     for property in [Property::P1, Property::P2, Property::P3, Property::P15] {
         findings.checked(property, seen as u64);
@@ -50,6 +56,7 @@ pub(crate) fn judge(case: &Case<'_, '_>, findings: &mut Findings) -> Flawed {
 enum Where<'a> {
     Read(&'a Read),
     Subscription(u32, u32),
+    Group(u32, u32),
 }
 
 impl std::fmt::Display for Where<'_> {
@@ -57,6 +64,7 @@ impl std::fmt::Display for Where<'_> {
         match self {
             Where::Read(read) => Quote(*read).fmt(f),
             Where::Subscription(number, connection) => write!(f, "subscription {number}, connection {connection}"),
+            Where::Group(number, consumer) => write!(f, "group {number}, consumer {consumer}"),
         }
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn run_length(records: &[Record]) -> Nanos {
         Record::Closed(closed) => closed.time,
         Record::Fault(fault) => fault.end,
         Record::Hash(hash) => hash.time,
+        Record::Group(group) => group.step.time().unwrap_or(0),
         Record::Run(_) | Record::Subscription(_) | Record::Final(_) => 0,
     };
     records.iter().map(time).max().unwrap_or(0)

@@ -48,11 +48,17 @@ pub(crate) enum Bug {
     S21FreshIds,
     /// An emptied node forms a majority with one that lags behind.
     S22EmptyNodeAccepted,
+    /// A group's checkpoint passes what is with a consumer.
+    S23CheckpointTooHigh,
+    /// The next event of a stream goes out while one is with a consumer.
+    S24KeyOvertakes,
+    /// What is to be parked counts as parked, and may never be.
+    S25ParkedTooEarly,
 }
 
 impl Bug {
     /// Every bug with the properties of which at least one must catch it.
-    pub(crate) const ALL: [(Bug, &'static [&'static str]); 22] = [
+    pub(crate) const ALL: [(Bug, &'static [&'static str]); 25] = [
         (Bug::S1AckBeforeCommit, &["P3"]),
         (Bug::S2NoFsyncOnAppend, &["P3"]),
         (Bug::S3NoFsyncOnVote, &["P1", "P3"]),
@@ -75,5 +81,8 @@ impl Bug {
         (Bug::S20FsyncErrorIgnored, &["P3"]),
         (Bug::S21FreshIds, &["P5"]),
         (Bug::S22EmptyNodeAccepted, &["P3"]),
+        (Bug::S23CheckpointTooHigh, &["P11"]),
+        (Bug::S24KeyOvertakes, &["P11"]),
+        (Bug::S25ParkedTooEarly, &["P11"]),
     ];
 }

@@ -89,7 +89,10 @@ fn needed(bug: Bug) -> Vec<(&'static str, &'static str)> {
         | Bug::S14RepeatOnResume
         | Bug::S15SlowConsumer
         | Bug::S18SplitBatch
-        | Bug::S21FreshIds => vec![("F1", "kill-leader")],
+        | Bug::S21FreshIds
+        | Bug::S23CheckpointTooHigh
+        | Bug::S24KeyOvertakes
+        | Bug::S25ParkedTooEarly => vec![("F1", "kill-leader")],
     }
 }
 

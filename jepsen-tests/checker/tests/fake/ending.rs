@@ -11,6 +11,7 @@ impl World {
             self.catch_up(node, self.log.tail());
         }
         self.drain();
+        self.drain_groups();
         for node in 0..3 {
             self.now += MILLI;
             let position = self.nodes[node].as_of();

@@ -18,6 +18,7 @@ mod bugs;
 mod clients;
 mod cluster;
 mod ending;
+mod groups;
 mod rules;
 mod subscribers;
 
@@ -31,6 +32,7 @@ use rand::{Rng, SeedableRng};
 pub(crate) use bugs::Bug;
 use clients::{Call, Process, Reply};
 use cluster::{Node, Trouble};
+use groups::Team;
 use rules::Log;
 use subscribers::Subscriber;
 
@@ -70,6 +72,7 @@ enum Action {
     Heal(usize),
     Elect,
     Deliver(usize),
+    Share(usize),
     Compare,
 }
 
@@ -98,6 +101,7 @@ struct World {
     replies: BTreeMap<usize, Reply>,
     next_id: u128,
     subscribers: Vec<Subscriber>,
+    teams: Vec<Team>,
 }
 
 impl World {
@@ -124,6 +128,7 @@ impl World {
             replies: BTreeMap::new(),
             next_id: 1,
             subscribers: Vec::new(),
+            teams: Vec::new(),
         }
     }
 
@@ -139,6 +144,7 @@ impl World {
         self.plan_troubles();
         self.start_clients();
         self.start_subscribers();
+        self.start_groups();
         for node in 0..self.nodes.len() {
             self.after(0, Action::Replicate(node));
         }
@@ -160,6 +166,7 @@ impl World {
             Action::Heal(trouble) => self.heal(trouble),
             Action::Elect => self.elect(),
             Action::Deliver(subscriber) => self.deliver(subscriber),
+            Action::Share(team) => self.share(team),
             Action::Compare => self.compare(),
         }
     }

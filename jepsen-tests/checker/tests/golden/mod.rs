@@ -3,7 +3,11 @@
 //! An event's digest is its id and its time is its position, unless said
 //! otherwise.
 
+// Each file of tests uses a part of it.
+#![allow(dead_code)]
+
 mod coverage;
+pub(crate) mod groups;
 
 use annals_checker::history::{
     Append, CaughtUp, Closed, Delete, Delivered, Digest, Direction, Dropped, EventId, Expected, Fault, Final, Hash,

@@ -65,7 +65,7 @@ pub async fn append(wire: &Wire, recorder: &Recorder, terms: &Terms, how: How, d
     done
 }
 
-pub(super) fn identifier(stream: &str) -> Option<StreamIdentifier> {
+pub(crate) fn identifier(stream: &str) -> Option<StreamIdentifier> {
     Some(StreamIdentifier { stream_name: stream.as_bytes().to_vec().into() })
 }
 

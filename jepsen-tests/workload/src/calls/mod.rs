@@ -13,10 +13,11 @@ use std::time::Duration;
 use annals_checker::history::{Expected, Outcome, Write};
 use tonic::metadata::MetadataValue;
 
+pub(crate) use append::identifier;
 pub use append::{How, append};
 pub use batch::Batches;
 pub use delete::delete;
-pub(crate) use outcome::described;
+pub(crate) use outcome::{as_of, described};
 pub use read::{Answer, Query, query, request};
 pub(crate) use seen::seen;
 

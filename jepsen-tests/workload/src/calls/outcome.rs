@@ -51,7 +51,7 @@ fn done(status: &Status, reason: Option<Reason>) -> Done {
 }
 
 /// Up to where the log was looked at, by the metadata of an answer.
-pub(super) fn as_of(metadata: &MetadataMap) -> Option<u64> {
+pub(crate) fn as_of(metadata: &MetadataMap) -> Option<u64> {
     text(metadata, "annals-as-of")?.parse().ok()
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use annals_proto::event_store::client::persistent_subscriptions::SubscriptionInfo;
-use annals_proto::event_store::client::persistent_subscriptions::subscription_info::ConnectionInfo;
+use annals_proto::event_store::client::persistent_subscriptions::subscription_info::{ConnectionInfo, Measurement};
 
 use crate::groups::{ConsumerInfo, Info, written};
 
@@ -23,7 +23,7 @@ pub(super) fn told(info: &Info) -> SubscriptionInfo {
         connections: info.consumers.iter().map(connection).collect(),
         average_per_second: narrow(info.per_second),
         total_items: wide(info.delivered),
-        count_since_last_measurement: wide(info.per_second),
+        count_since_last_measurement: wide(info.in_last),
         last_checkpointed_event_position: place(info.checkpoint),
         last_known_event_position: place(info.known),
         resolve_link_tos: settings.resolve_links,
@@ -57,14 +57,18 @@ fn connection(consumer: &ConsumerInfo) -> ConnectionInfo {
     ConnectionInfo {
         from: String::new(),
         username: or(&consumer.who.user, "anonymous"),
-        average_items_per_second: 0,
+        average_items_per_second: narrow(consumer.per_second),
         total_items: wide(consumer.delivered),
-        count_since_last_measurement: 0,
-        observed_measurements: Vec::new(),
+        count_since_last_measurement: wide(consumer.in_last),
+        observed_measurements: consumer.measured.iter().map(measurement).collect(),
         available_slots: narrow(consumer.free as u64),
         in_flight_messages: narrow(consumer.in_flight as u64),
         connection_name: or(&consumer.who.connection, "<unknown>"),
     }
+}
+
+fn measurement((key, value): &(&'static str, u64)) -> Measurement {
+    Measurement { key: (*key).to_owned(), value: wide(*value) }
 }
 
 fn narrow(number: u64) -> i32 {

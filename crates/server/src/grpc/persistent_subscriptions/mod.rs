@@ -14,6 +14,7 @@ use std::future::ready;
 use std::sync::Arc;
 
 use annals_core::group::NackAction;
+use annals_core::{Right, StreamName};
 use annals_proto::event_store::client::Empty;
 use annals_proto::event_store::client::persistent_subscriptions::persistent_subscriptions_server::{
     PersistentSubscriptions, PersistentSubscriptionsServer,
@@ -22,6 +23,7 @@ use annals_proto::event_store::client::persistent_subscriptions::read_req::nack:
 use annals_proto::event_store::client::persistent_subscriptions::{
     CreateReq, CreateResp, DeleteReq, DeleteResp, GetInfoReq, GetInfoResp, ListReq, ListResp, ReadReq, ReadResp,
     ReplayParkedReq, ReplayParkedResp, TruncateParkedReq, TruncateParkedResp, UpdateReq, UpdateResp, read_req,
+    read_resp,
 };
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -29,16 +31,19 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::relay::{Relay, There};
-use crate::consistency::refuse_v1;
+use crate::access::Caller;
+use crate::access::audit::Decision;
+use crate::consistency::{Stamp, refuse_v1};
 use crate::context::Context;
 use crate::groups::{self, Deliveries, Handle, Leading, Who};
 use crate::grpc::streams::ANSWER_BYTES_MAX;
+use crate::limits::{Peer, Seat};
 use crate::status::Failure;
+use crate::tls::ClientIdentity;
 
 /// The service.
 pub(crate) fn service(context: Arc<Context>) -> PersistentSubscriptionsServer<Service> {
-    let relay = Relay::default();
-    PersistentSubscriptionsServer::new(Service { context, relay })
+    PersistentSubscriptionsServer::new(Service::new(context))
         .max_decoding_message_size(super::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(ANSWER_BYTES_MAX)
 }
@@ -55,30 +60,56 @@ enum Place {
 }
 
 impl Service {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Service { context, relay: Relay::default() }
+    }
+
     fn place(&self, headers: &MetadataMap) -> Result<Place, Failure> {
-        relay::place(&self.context, &self.relay, headers)
+        relay::place(&self.context, &self.relay, headers, false)
+    }
+
+    /// Tells what was administered.
+    fn note(&self, caller: &Caller, act: &str, name: &groups::GroupName) {
+        self.context.access.audit.administered(caller, act, &name.to_string(), Decision::Allowed);
     }
 
     fn refuse(&self, failure: &Failure) -> Status {
         refuse_v1(&self.context, failure)
     }
 
+    /// A consumer's place. A node that hands a call on has counted its caller; where
+    /// nodes prove that they are some, nobody else is believed to be one.
+    fn seat(&self, request: &Request<Streaming<ReadReq>>) -> Result<Seat, Failure> {
+        let may_be_node = match request.extensions().get::<ClientIdentity>() {
+            Some(identity) => matches!(identity, ClientIdentity::Node { .. }),
+            None => !self.context.config.has_tls(),
+        };
+        let is_relayed = may_be_node && request.metadata().contains_key(relay::RELAYED);
+        let caller = Peer::of(request.extensions()).filter(|_| !is_relayed).map(Peer::standing);
+        Seat::take(&self.context, caller)
+    }
+
     async fn consume(
         &self,
         leading: &Leading,
+        caller: Caller,
         headers: &MetadataMap,
         mut requests: Streaming<ReadReq>,
+        seat: Seat,
     ) -> Result<BoxStream<'static, Result<ReadResp, Status>>, Failure> {
         let first = requests.message().await.map_err(|status| Failure::received(&status))?;
         let Some(read_req::Content::Options(options)) = first.and_then(|request| request.content) else {
             return Err(Failure::invalid("options", "the first message must hold the options"));
         };
         let (name, slots, ids) = parse::read(options)?;
+        let source = StreamName::new(name.source.clone())?;
+        self.context.permit(&caller, Right::Read, &source)?;
         let group = leading.group(&name)?;
-        let (consumer, deliveries) = group.join(slots, ids, who(headers)).await?;
+        let (consumer, deliveries) = group.join(slots, ids, who(&caller, headers)).await?;
         let answering = answer(group.clone(), consumer, requests);
         let ended = refuse_v1(&self.context, &Failure::NotReady);
-        Ok(delivered(deliveries, ended, tokio::spawn(answering)).boxed())
+        let sight = Sight { context: self.context.clone(), caller, source };
+        Ok(delivered(deliveries, sight, ended, tokio::spawn(answering), seat).boxed())
     }
 }
 
@@ -108,12 +139,17 @@ async fn answer(group: Handle, consumer: u64, mut requests: Streaming<ReadReq>) 
 /// do not survive one (protocol 6.4).
 fn delivered(
     deliveries: Deliveries,
+    sight: Sight,
     ended: Status,
     answering: tokio::task::JoinHandle<()>,
+    seat: Seat,
 ) -> impl stream::Stream<Item = Result<ReadResp, Status>> + Send {
     struct Consuming {
         deliveries: Deliveries,
+        sight: Sight,
         answering: tokio::task::JoinHandle<()>,
+        #[expect(dead_code, reason = "held for its drop")]
+        seat: Seat,
     }
     impl Drop for Consuming {
         fn drop(&mut self) {
@@ -121,28 +157,86 @@ fn delivered(
             self.answering.abort();
         }
     }
-    stream::unfold(Some((Consuming { deliveries, answering }, ended)), |consuming| async move {
+    stream::unfold(Some((Consuming { deliveries, sight, answering, seat }, ended)), |consuming| async move {
         let (mut consuming, ended) = consuming?;
         match consuming.deliveries.recv().await {
-            Some(Ok(delivery)) => Some((Ok(delivery), Some((consuming, ended)))),
+            Some(Ok(delivery)) => match consuming.sight.of(delivery) {
+                Ok(delivery) => Some((Ok(delivery), Some((consuming, ended)))),
+                Err(status) => Some((Err(status), None)),
+            },
             Some(Err(status)) => Some((Err(status), None)),
             None => Some((Err(ended), None)),
         }
     })
 }
 
-fn who(headers: &MetadataMap) -> Who {
+/// What a consumer may see of a group, which sees everything.
+struct Sight {
+    context: Arc<Context>,
+    caller: Caller,
+    source: StreamName,
+}
+
+impl Sight {
+    /// A delivery as the consumer may see it now: a link to a stream that it may not
+    /// read is one that leads nowhere.
+    fn of(&self, mut delivery: ReadResp) -> Result<ReadResp, Status> {
+        if let Caller::Trusted = self.caller {
+            return Ok(delivery);
+        }
+        let looked = self.context.permit(&self.caller, Right::Read, &self.source).and_then(|()| {
+            let Some(read_resp::Content::Event(event)) = &mut delivery.content else { return Ok(()) };
+            let (Some(_), Some(target)) = (&event.link, &event.event) else { return Ok(()) };
+            let name = target.stream_identifier.as_ref().map(|stream| stream.stream_name.clone()).unwrap_or_default();
+            let stream = StreamName::from_utf8(name)?;
+            if !self.context.eyes(&self.caller)?.see(self.context.node.store(), &stream)? {
+                event.event = None;
+            }
+            Ok(())
+        });
+        looked.map(|()| delivery).map_err(|failure| refuse_v1(&self.context, &failure))
+    }
+}
+
+fn who(caller: &Caller, headers: &MetadataMap) -> Who {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    Who { user: String::new(), connection: text("connection-name") }
+    Who { user: caller.name().to_owned(), connection: text("connection-name") }
+}
+
+/// For the fuzz targets alone: every call. The first byte chooses which.
+pub(crate) fn fuzzed(bytes: &[u8]) -> String {
+    use crate::fuzzing::{message, told};
+    let Some((kind, bytes)) = bytes.split_first() else { return "nothing".to_owned() };
+    let told = match kind % 8 {
+        0 => message(bytes).map(|request| told(parse::create(request))),
+        1 => message(bytes).map(|request| told(parse::update(request))),
+        2 => message(bytes).map(|request| told(parse::delete(request))),
+        3 => message(bytes).map(|request| told(parse::get_info(request))),
+        4 => message(bytes).map(|request| told(parse::replay(request))),
+        5 => message(bytes).map(|request| told(parse::truncate(request))),
+        6 => message(bytes).map(|request| told(parse::list(request))),
+        _ => message::<ReadReq>(bytes).map(|request| match request.content {
+            Some(read_req::Content::Options(options)) => told(parse::read(options)),
+            Some(read_req::Content::Ack(ack)) => format!("{} ids", parse::ids(&ack.ids).len().min(3)),
+            Some(read_req::Content::Nack(nack)) => format!("{} ids", parse::ids(&nack.ids).len().min(3)),
+            None => "nothing".to_owned(),
+        }),
+    };
+    told.unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Carries a call out here, or hands it on.
 macro_rules! carry_out {
-    ($service:ident, $request:ident, $method:ident, $leading:ident => $here:expr) => {{
+    ($service:ident, $request:ident, $method:ident, $act:literal, $leading:ident, $caller:ident => $here:expr) => {{
         match $service.place($request.metadata()).map_err(|failure| $service.refuse(&failure))? {
             Place::There(mut there) => there.client.$method(relay::request($request)).await.map_err(relay::told),
             Place::Here($leading) => {
-                let result: Result<_, Failure> = async { $here }.await;
+                let result: Result<_, Failure> = async {
+                    let $caller = $service.context.caller(&$request).await?;
+                    $service.context.permit_operator(&$caller, $act)?;
+                    $here
+                }
+                .await;
                 result.map(Response::new).map_err(|failure| $service.refuse(&failure))
             }
         }
@@ -154,16 +248,18 @@ impl PersistentSubscriptions for Service {
     type ReadStream = BoxStream<'static, Result<ReadResp, Status>>;
 
     async fn create(&self, request: Request<CreateReq>) -> Result<Response<CreateResp>, Status> {
-        carry_out!(self, request, create, leading => {
+        carry_out!(self, request, create, "subscriptions:create", leading, caller => {
             let asked = parse::create(request.into_inner())?;
             let definition = asked.settle(&self.context).await?;
+            let name = definition.name.clone();
             leading.create(&self.context, definition).await?;
+            self.note(&caller, "subscriptions:create", &name);
             Ok(CreateResp {})
         })
     }
 
     async fn update(&self, request: Request<UpdateReq>) -> Result<Response<UpdateResp>, Status> {
-        carry_out!(self, request, update, leading => {
+        carry_out!(self, request, update, "subscriptions:update", leading, caller => {
             let asked = parse::update(request.into_inner())?;
             // A group that is not there is told before its new start is looked at.
             leading.group(&asked.name)?;
@@ -176,24 +272,34 @@ impl PersistentSubscriptions for Service {
                     Ok(groups::Definition { selection, incarnation, ..definition })
                 })
                 .await?;
+            self.note(&caller, "subscriptions:update", &name);
             Ok(UpdateResp {})
         })
     }
 
     async fn delete(&self, request: Request<DeleteReq>) -> Result<Response<DeleteResp>, Status> {
-        carry_out!(self, request, delete, leading => {
+        carry_out!(self, request, delete, "subscriptions:delete", leading, caller => {
             let name = parse::delete(request.into_inner())?;
             leading.delete(&self.context, &name).await?;
+            self.note(&caller, "subscriptions:delete", &name);
             Ok(DeleteResp {})
         })
     }
 
     async fn read(&self, request: Request<Streaming<ReadReq>>) -> Result<Response<Self::ReadStream>, Status> {
-        match self.place(request.metadata()).map_err(|failure| self.refuse(&failure))? {
+        let seat = self.seat(&request).map_err(|failure| self.refuse(&failure))?;
+        let place = relay::place(&self.context, &self.relay, request.metadata(), true);
+        match place.map_err(|failure| self.refuse(&failure))? {
             Place::Here(leading) => {
-                let (headers, _, requests) = request.into_parts();
-                let consumed = self.consume(&leading, &headers, requests).await;
-                consumed.map(Response::new).map_err(|failure| self.refuse(&failure))
+                let consumed = async {
+                    let caller = self.context.caller(&request).await?;
+                    let (headers, _, requests) = request.into_parts();
+                    self.consume(&leading, caller, &headers, requests, seat).await
+                };
+                let consumed = consumed.await;
+                // Who serves a consumer, also through other nodes.
+                let stamp = Stamp::now(&self.context).serving(leading.term());
+                consumed.map(|answers| stamp.answer(answers)).map_err(|failure| self.refuse(&failure))
             }
             Place::There(mut there) => {
                 let (headers, extensions, requests) = request.into_parts();
@@ -202,13 +308,20 @@ impl PersistentSubscriptions for Service {
                     requests.take_while(|request| ready(request.is_ok())).filter_map(|request| ready(request.ok()));
                 let request = relay::request(Request::from_parts(headers, extensions, requests));
                 let answers = there.client.read(request).await.map_err(relay::told)?;
-                Ok(answers.map(|answers| answers.map(|answer| answer.map_err(relay::told)).boxed()))
+                let held = (seat, there.line);
+                Ok(answers.map(|answers| {
+                    let told = answers.map(move |answer| {
+                        let _until_the_end = &held;
+                        answer.map_err(relay::told)
+                    });
+                    told.boxed()
+                }))
             }
         }
     }
 
     async fn get_info(&self, request: Request<GetInfoReq>) -> Result<Response<GetInfoResp>, Status> {
-        carry_out!(self, request, get_info, leading => {
+        carry_out!(self, request, get_info, "subscriptions:statistics", leading, _caller => {
             let name = parse::get_info(request.into_inner())?;
             let told = leading.group(&name)?.info().await?;
             Ok(GetInfoResp { subscription_info: Some(info::told(&told)) })
@@ -216,9 +329,10 @@ impl PersistentSubscriptions for Service {
     }
 
     async fn replay_parked(&self, request: Request<ReplayParkedReq>) -> Result<Response<ReplayParkedResp>, Status> {
-        carry_out!(self, request, replay_parked, leading => {
+        carry_out!(self, request, replay_parked, "subscriptions:replayParked", leading, caller => {
             let (name, before) = parse::replay(request.into_inner())?;
             leading.group(&name)?.replay(before).await?;
+            self.note(&caller, "subscriptions:replayParked", &name);
             Ok(ReplayParkedResp {})
         })
     }
@@ -227,15 +341,16 @@ impl PersistentSubscriptions for Service {
         &self,
         request: Request<TruncateParkedReq>,
     ) -> Result<Response<TruncateParkedResp>, Status> {
-        carry_out!(self, request, truncate_parked, leading => {
+        carry_out!(self, request, truncate_parked, "subscriptions:truncateParked", leading, caller => {
             let (name, before) = parse::truncate(request.into_inner())?;
             leading.group(&name)?.truncate(before).await?;
+            self.note(&caller, "subscriptions:truncateParked", &name);
             Ok(TruncateParkedResp {})
         })
     }
 
     async fn list(&self, request: Request<ListReq>) -> Result<Response<ListResp>, Status> {
-        carry_out!(self, request, list, leading => {
+        carry_out!(self, request, list, "subscriptions:statistics", leading, _caller => {
             let source = parse::list(request.into_inner())?;
             let mut subscriptions = Vec::new();
             for (name, group) in leading.all() {
@@ -251,8 +366,9 @@ impl PersistentSubscriptions for Service {
     }
 
     async fn restart_subsystem(&self, request: Request<Empty>) -> Result<Response<Empty>, Status> {
-        carry_out!(self, request, restart_subsystem, leading => {
+        carry_out!(self, request, restart_subsystem, "subscriptions:restart", leading, caller => {
             leading.restart(&self.context).await;
+            self.context.access.audit.administered(&caller, "subscriptions:restart", "", Decision::Allowed);
             Ok(Empty {})
         })
     }

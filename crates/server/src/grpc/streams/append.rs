@@ -32,6 +32,7 @@ pub(super) async fn append(
 ) -> Result<Response<AppendResp>, Failure> {
     let context = &service.context;
     let route = consistency::route(request.metadata());
+    let caller = context.caller(&request).await?;
     let mut writing = Writing::new("append", context.metrics.clone());
     let patience = context.config.request_timeout_max();
     let receiving = receive(service, request.into_inner(), &mut writing);
@@ -45,9 +46,9 @@ pub(super) async fn append(
     };
     let result = match received {
         Ok((command, held)) => {
-            let outcome = context.node.append(command, route, Instant::now() + WRITE_TIMEOUT).await;
+            let outcome = context.append(&caller, command, route, Instant::now() + WRITE_TIMEOUT).await;
             drop(held);
-            outcome.map_err(Failure::from).and_then(answer)
+            outcome.and_then(answer)
         }
         Err(failure) => Err(failure),
     };
@@ -97,7 +98,7 @@ async fn receive(
     Ok((Command::Append(Append::single(stream, expected, events)), held))
 }
 
-fn parse(options: Options) -> Result<(StreamName, Expected), Failure> {
+pub(super) fn parse(options: Options) -> Result<(StreamName, Expected), Failure> {
     let stream = convert::stream(options.stream_identifier)?;
     let expected = convert::expected!(ExpectedStreamRevision, options.expected_stream_revision)?;
     Ok((convert::writable(stream)?, expected))
@@ -150,7 +151,7 @@ fn answer(outcome: Outcome) -> Result<(AppendResp, Option<Position>), Failure> {
             }
             other => return Err(other.decided(as_of)),
         },
-        Outcome::Node(_) => return Err(unexpected(&outcome)),
+        Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_) => return Err(unexpected(&outcome)),
     };
     Ok((AppendResp { result: Some(result) }, decided))
 }

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,22 +29,26 @@ use uuid::Uuid;
 
 use super::append::{Gathering, WRITE_TIMEOUT, Writing, last_revision, refused, unexpected};
 use super::{Service, convert};
+use crate::access::Caller;
 use crate::consistency;
+use crate::limits::{Peer, Standing};
 use crate::status::Failure;
 
 /// Appends of one call that are with the node at a time. Beyond it nothing is
 /// read from the call.
-const IN_FLIGHT_MAX: usize = 4_096;
+pub(crate) const IN_FLIGHT_MAX: usize = 4_096;
 
 /// Appends of one call that have begun and are not final.
-const GATHERING_MAX: usize = 1_024;
+pub(crate) const GATHERING_MAX: usize = 1_024;
 
-pub(super) fn open(
+pub(super) async fn open(
     service: &Service,
     request: Request<Streaming<BatchAppendReq>>,
-) -> BoxStream<'static, Result<BatchAppendResp, Status>> {
+) -> Result<BoxStream<'static, Result<BatchAppendResp, Status>>, Failure> {
     let call = Call {
         service: service.clone(),
+        caller: service.context.caller(&request).await?,
+        standing: Peer::of(request.extensions()).map(|peer| peer.standing().clone()),
         route: consistency::route(request.metadata()),
         requests: Some(request.into_inner()),
         gathering: HashMap::new(),
@@ -58,7 +63,7 @@ pub(super) fn open(
             Err(failure) => Some((Err(consistency::refuse_v1(&call.service.context, &failure)), None)),
         }
     });
-    answers.boxed()
+    Ok(answers.boxed())
 }
 
 /// What becomes of one append; an error ends the whole call.
@@ -66,6 +71,9 @@ type Answering = BoxFuture<'static, Result<BatchAppendResp, Failure>>;
 
 struct Call {
     service: Service,
+    caller: Caller,
+    /// What the other end of its connection has taken.
+    standing: Option<Arc<Standing>>,
     route: Route,
     /// None once the client has closed its side.
     requests: Option<Streaming<BatchAppendReq>>,
@@ -166,6 +174,9 @@ impl Call {
         if self.gathering.len() >= GATHERING_MAX {
             return Err(Failure::Overloaded);
         }
+        if self.standing.as_ref().is_some_and(|standing| !standing.may_call()) {
+            return Err(Failure::TooManyCalls { per_second: self.service.context.config.calls_per_second_max });
+        }
         let stream = convert::writable(convert::stream(options.stream_identifier)?)?;
         let expected = match options.expected_stream_position {
             Some(ExpectedStreamPosition::StreamPosition(revision)) => convert::exactly(revision)?,
@@ -185,19 +196,21 @@ impl Call {
     /// Hands a batch to the node.
     fn submit(&mut self, batch: Batch) -> Result<(), Failure> {
         let context = self.service.context.clone();
-        let route = self.route;
+        let (caller, route) = (self.caller.clone(), self.route);
         let mut writing = Writing::new("batch_append", context.metrics.clone());
         writing.count(&batch.events.events);
         let Batch { whom, stream, expected, deadline, events: Gathering { events, held, .. } } = batch;
         let mut answering: Answering = Box::pin(async move {
             let command = Command::Append(Append::single(stream, expected, events));
-            let outcome = context.node.append(command, route, deadline).await;
+            let outcome = context.append(&caller, command, route, deadline).await;
             drop(held);
             let result = match outcome {
                 Ok(Outcome::Appended(appended)) => Ok(success(&appended)),
                 Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
-                Ok(outcome @ Outcome::Node(_)) => Err(unexpected(&outcome)),
-                Err(error) => Err(Failure::from(error)),
+                Ok(outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_))) => {
+                    Err(unexpected(&outcome))
+                }
+                Err(failure) => Err(failure),
             };
             writing.finish(result.as_ref().map_or_else(Failure::label, |_| "ok"));
             match result {
@@ -293,7 +306,7 @@ fn success(appended: &Appended) -> Success {
 
 /// How long an append may take: what the client says, never more than a write
 /// may take anyway. Clients send years; that is no mistake (protocol 2.5).
-fn patience(deadline: Option<&DeadlineOption>, now: SystemTime) -> Duration {
+pub(super) fn patience(deadline: Option<&DeadlineOption>, now: SystemTime) -> Duration {
     /// In seconds; far above everything, far below what overflows.
     const YEARS: u64 = 1 << 40;
     // By hand: the conversions of the protobuf types overflow on the numbers

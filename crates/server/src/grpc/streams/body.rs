@@ -10,6 +10,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use axum::body::HttpBody;
 use bytes::Bytes;
@@ -23,8 +24,23 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 
+use super::feed::Reached;
+use super::stalls::Line;
+
 /// Pages of frames, in order. Whoever takes the next one has room for it.
-pub(super) type Pages = BoxStream<'static, Result<Bytes, Status>>;
+pub(super) type Pages = BoxStream<'static, Result<Leaf, Status>>;
+
+/// A page, and up to where it takes a subscriber who has it all.
+pub(super) struct Leaf {
+    pub(super) bytes: Bytes,
+    pub(super) reached: Option<Reached>,
+}
+
+impl From<Bytes> for Leaf {
+    fn from(bytes: Bytes) -> Self {
+        Leaf { bytes, reached: None }
+    }
+}
 
 /// Bytes that the connection is given at a time. A page is cut, not copied:
 /// small enough that calls which share a connection take turns, large enough
@@ -33,14 +49,14 @@ const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// Pages beside an answer. What travels there has to be cloneable.
 #[derive(Clone)]
-pub(super) struct Handed(Arc<Mutex<Option<Pages>>>);
+pub(super) struct Handed(Arc<Mutex<Option<Arc<Line>>>>);
 
 impl Handed {
-    pub(super) fn new(pages: Pages) -> Self {
-        Handed(Arc::new(Mutex::new(Some(pages))))
+    pub(super) fn new(line: Arc<Line>) -> Self {
+        Handed(Arc::new(Mutex::new(Some(line))))
     }
 
-    fn take(self) -> Option<Pages> {
+    fn take(self) -> Option<Arc<Line>> {
         self.0.lock().expect("nothing panics while it is held").take()
     }
 }
@@ -73,16 +89,14 @@ where
 fn take_over(mut response: Response<Body>) -> Response<Body> {
     let handed: Option<Handed> = response.extensions_mut().remove();
     match handed.and_then(Handed::take) {
-        Some(pages) => response.map(|_| Body::new(Framed { pages, chunk: Bytes::new(), ended: false })),
+        Some(line) => response.map(|_| Body::new(Framed { line, ended: false })),
         None => response,
     }
 }
 
 /// See the module.
 struct Framed {
-    pages: Pages,
-    /// What is left of the page that is being sent.
-    chunk: Bytes,
+    line: Arc<Line>,
     ended: bool,
 }
 
@@ -95,23 +109,42 @@ impl HttpBody for Framed {
         if this.ended {
             return Poll::Ready(None);
         }
-        loop {
-            if !this.chunk.is_empty() {
-                let chunk = this.chunk.split_to(this.chunk.len().min(CHUNK_BYTES_MAX));
+        let mut sending = this.line.state.lock();
+        sending.note_task();
+        let status = loop {
+            if sending.at < sending.page.len() {
+                let end = sending.page.len().min(sending.at + CHUNK_BYTES_MAX);
+                let chunk = if end < sending.page.len() {
+                    sending.page.slice(sending.at..end)
+                } else {
+                    std::mem::take(&mut sending.page).slice(sending.at..)
+                };
+                sending.at = if sending.page.is_empty() { 0 } else { end };
+                sending.since = Some(Instant::now());
                 return Poll::Ready(Some(Ok(Frame::data(chunk))));
             }
-            let status = match std::task::ready!(this.pages.as_mut().poll_next(cx)) {
-                Some(Ok(page)) => {
-                    this.chunk = page;
-                    continue;
+            if let Some(reached) = sending.reached_with_page.take() {
+                sending.reached = Some(reached);
+            }
+            let Some(pages) = &mut sending.pages else { break this.line.farewell(sending.reached.take()).v1() };
+            match pages.as_mut().poll_next(cx) {
+                Poll::Ready(Some(Ok(Leaf { bytes, reached }))) => {
+                    (sending.page, sending.at, sending.reached_with_page) = (bytes, 0, reached);
                 }
-                Some(Err(status)) => status,
-                None => Status::ok(""),
-            };
-            this.ended = true;
-            let mut trailers = HeaderMap::with_capacity(1 + status.metadata().len());
-            return Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
-        }
+                Poll::Ready(Some(Err(status))) => break status,
+                Poll::Ready(None) => break Status::ok(""),
+                Poll::Pending => {
+                    // It has everything that there is.
+                    sending.since = None;
+                    return Poll::Pending;
+                }
+            }
+        };
+        sending.since = None;
+        drop(sending);
+        this.ended = true;
+        let mut trailers = HeaderMap::with_capacity(1 + status.metadata().len());
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {

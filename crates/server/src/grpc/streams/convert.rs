@@ -107,7 +107,7 @@ pub(super) use expected;
 /// Access denied for streams that are not written but follow from others.
 pub(crate) fn writable(stream: StreamName) -> Result<StreamName, Failure> {
     if is_virtual(&stream) {
-        return Err(Failure::AccessDenied { operation: "streams:write", stream });
+        return Err(Failure::AccessDenied { operation: "streams:write", stream: stream.to_string() });
     }
     Ok(stream)
 }
@@ -118,7 +118,7 @@ pub(crate) fn writable(stream: StreamName) -> Result<StreamName, Failure> {
 /// As [`writable`], and for metastreams (protocol 5.1).
 pub(super) fn deletable(stream: StreamName) -> Result<StreamName, Failure> {
     if stream.is_metastream() || is_virtual(&stream) {
-        return Err(Failure::AccessDenied { operation: "streams:delete", stream });
+        return Err(Failure::AccessDenied { operation: "streams:delete", stream: stream.to_string() });
     }
     Ok(stream)
 }

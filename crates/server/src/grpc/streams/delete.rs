@@ -10,29 +10,33 @@ use tonic::Request;
 
 use super::append::{WRITE_TIMEOUT, Writing, refused, unexpected};
 use super::{Service, convert};
+use crate::access::Caller;
 use crate::consistency;
 use crate::status::Failure;
 
 pub(super) async fn delete(service: &Service, request: Request<DeleteReq>) -> Result<DeleteResp, Failure> {
     let route = consistency::route(request.metadata());
+    let caller = service.context.caller(&request).await?;
     let options = request.into_inner().options.ok_or_else(no_options)?;
     let expected = convert::expected!(delete_req::options::ExpectedStreamRevision, options.expected_stream_revision)?;
     let stream = convert::deletable(convert::stream(options.stream_identifier)?)?;
-    let position = carry_out(service, "delete", Command::Delete { stream, expected }, route).await?.get();
+    let position = carry_out(service, &caller, "delete", Command::Delete { stream, expected }, route).await?.get();
     let position = delete_resp::Position { commit_position: position, prepare_position: position };
     Ok(DeleteResp { position_option: Some(delete_resp::PositionOption::Position(position)) })
 }
 
 pub(super) async fn tombstone(service: &Service, request: Request<TombstoneReq>) -> Result<TombstoneResp, Failure> {
     let route = consistency::route(request.metadata());
+    let caller = service.context.caller(&request).await?;
     let options = request.into_inner().options.ok_or_else(no_options)?;
     let (stream, expected) = parse_tombstone(options)?;
-    let position = carry_out(service, "tombstone", Command::Tombstone { stream, expected }, route).await?.get();
+    let position =
+        carry_out(service, &caller, "tombstone", Command::Tombstone { stream, expected }, route).await?.get();
     let position = tombstone_resp::Position { commit_position: position, prepare_position: position };
     Ok(TombstoneResp { position_option: Some(tombstone_resp::PositionOption::Position(position)) })
 }
 
-fn parse_tombstone(options: tombstone_req::Options) -> Result<(StreamName, Expected), Failure> {
+pub(super) fn parse_tombstone(options: tombstone_req::Options) -> Result<(StreamName, Expected), Failure> {
     let expected =
         convert::expected!(tombstone_req::options::ExpectedStreamRevision, options.expected_stream_revision)?;
     Ok((convert::deletable(convert::stream(options.stream_identifier)?)?, expected))
@@ -42,15 +46,21 @@ fn no_options() -> Failure {
     Failure::invalid("options", "the options are missing")
 }
 
-async fn carry_out(service: &Service, api: &'static str, command: Command, route: Route) -> Result<Position, Failure> {
+async fn carry_out(
+    service: &Service,
+    caller: &Caller,
+    api: &'static str,
+    command: Command,
+    route: Route,
+) -> Result<Position, Failure> {
     let context = &service.context;
     let writing = Writing::new(api, context.metrics.clone());
-    let outcome = context.node.append(command, route, Instant::now() + WRITE_TIMEOUT).await;
+    let outcome = context.append(caller, command, route, Instant::now() + WRITE_TIMEOUT).await;
     let result = match outcome {
         Ok(Outcome::Appended(appended)) => Ok(appended.position),
         Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
-        Ok(outcome @ Outcome::Node(_)) => Err(unexpected(&outcome)),
-        Err(error) => Err(Failure::from(error)),
+        Ok(outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_))) => Err(unexpected(&outcome)),
+        Err(failure) => Err(failure),
     };
     writing.finish(match &result {
         Ok(_) => "ok",

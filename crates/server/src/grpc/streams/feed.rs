@@ -4,6 +4,7 @@
 //! Only what was put on a page moves the cursor. Whoever holds one decides when to read
 //! ([`super::subscribe`], [`crate::groups`]).
 
+use std::fmt;
 use std::time::SystemTime;
 
 use annals_core::seeded::{self, Bug};
@@ -58,6 +59,24 @@ pub(crate) struct Progress {
     told: Position,
 }
 
+/// Up to where a subscriber was sent everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// This revision of a stream, or number of an index.
+    Revision(u64),
+    /// This position of the log.
+    Position(u64),
+}
+
+impl fmt::Display for Reached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reached::Revision(revision) => write!(f, "revision {revision}"),
+            Reached::Position(position) => write!(f, "position {position}"),
+        }
+    }
+}
+
 /// What reading a feed came to.
 pub(crate) struct Step {
     pub(crate) frames: Frames,
@@ -89,6 +108,15 @@ impl Feed {
             Feed::Index { next, .. } => next.checked_sub(1),
             Feed::All { after, .. } | Feed::Selected { after, .. } => Some(after.get()).filter(|at| *at > 0),
         }
+    }
+
+    /// [`Feed::passed`] as a subscriber is told.
+    pub(super) fn reached(&self) -> Option<Reached> {
+        let passed = self.passed()?;
+        Some(match self {
+            Feed::Stream { .. } | Feed::Index { .. } => Reached::Revision(passed),
+            Feed::All { .. } | Feed::Selected { .. } => Reached::Position(passed),
+        })
     }
 
     /// Where a subscription begins. Places are exclusive (protocol 3.2).
@@ -148,8 +176,8 @@ impl Feed {
     }
 
     /// Reads from the cursor as much as one page holds. Blocking.
-    pub(crate) fn read(&mut self, store: &Store, style: Style, room: usize, events: usize) -> Result<Step, Failure> {
-        let mut page = Page::new(store, style, None).with_room(room).with_events(events);
+    pub(crate) fn read(&mut self, store: &Store, style: &Style, room: usize, events: usize) -> Result<Step, Failure> {
+        let mut page = Page::new(store, style.clone(), None).with_room(room).with_events(events);
         let mut ended = None;
         let at_end = match self {
             Feed::Stream { name, next, live_once } => {
@@ -162,8 +190,10 @@ impl Feed {
                 if *next < len {
                     let links = store.read_index(index, *next, Direction::Forward, page.limit());
                     for link in links.map_err(|error| broken(&error))? {
-                        page.entry(index, &link)?;
                         *next = link.revision + 1;
+                        if !link.record.is_reclaimed() {
+                            page.entry(index, &link)?;
+                        }
                         if page.is_full() {
                             break;
                         }
@@ -180,7 +210,7 @@ impl Feed {
     }
 
     /// Whether what is new can be delivered without looking at what is old.
-    pub(super) fn stays_in_memory(&self, style: Style) -> bool {
+    pub(super) fn stays_in_memory(&self, style: &Style) -> bool {
         match self {
             // Links that were written lead anywhere.
             Feed::Stream { .. } | Feed::All { .. } | Feed::Selected { .. } => !style.resolve_links,
@@ -284,7 +314,9 @@ fn read_stream(
     let read = store.read_stream(&view, *next, Direction::Forward, page.limit());
     let read = read.map_err(|error| broken(&error))?;
     for record in &read.records {
-        page.event(record)?;
+        if !record.is_reclaimed() {
+            page.event(record)?;
+        }
         *next = record.revision().next();
         if page.is_full() {
             return Ok(*next > last);
@@ -306,13 +338,15 @@ fn read_to_tombstone(
 ) -> Result<bool, Failure> {
     // A page of a tombstoned stream is empty, its events are still there.
     let view = page.view(name)?;
+    let mut examined = 0;
     while let Some(revision) = view.head.last.filter(|last| *last >= *next).map(|_| *next) {
         let record = store.record_at(name, revision).map_err(|error| broken(&error))?;
         if let Some(record) = record.filter(|record| live_once || !page::hides(&view, record)) {
             page.event(&record)?;
         }
         *next = revision.next();
-        if page.is_full() {
+        examined += 1;
+        if page.is_full() || examined >= EXAMINED_MAX {
             return Ok(false);
         }
     }
@@ -379,7 +413,9 @@ fn read_selected(
                 continue;
             }
             *after = position;
-            page.event(&link.record)?;
+            if !link.record.is_reclaimed() {
+                page.event(&link.record)?;
+            }
             if let Some(checkpoint) = progress.examine(position) {
                 page.say(checkpoint);
             }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::convert::{self, Ids};
 use super::page::Page;
 use super::query::Style;
+use crate::access::Eyes;
 
 /// An event as a client sends it.
 pub fn proposed(stream: &StreamName, message: ProposedMessage) -> Option<Event> {
@@ -21,7 +22,7 @@ pub fn proposed(stream: &StreamName, message: ProposedMessage) -> Option<Event> 
 /// The bytes of the answers that carry these records, one page, as the
 /// connection gets them.
 pub fn answers(store: &Store, records: &[Record]) -> Bytes {
-    let mut page = Page::new(store, Style { resolve_links: false, ids: Ids::Text }, None);
+    let mut page = Page::new(store, Style { resolve_links: false, ids: Ids::Text, eyes: Eyes::ALL }, None);
     page.expect(records);
     for record in records {
         page.event(record).expect("nothing is looked up");

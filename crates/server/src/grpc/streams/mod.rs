@@ -18,14 +18,18 @@ pub(crate) mod convert;
 mod delete;
 pub(crate) mod feed;
 mod frames;
+pub(crate) mod fuzzing;
 pub mod micro;
 pub(crate) mod page;
 pub(crate) mod query;
 pub(crate) mod read;
+pub(crate) mod room;
+pub(crate) mod stalls;
 pub(crate) mod subscribe;
 
 use std::sync::Arc;
 
+use annals_core::Right;
 use annals_core::limits::MESSAGE_BYTES_MAX;
 use annals_core::seeded::{self, Bug};
 use annals_proto::event_store::client::streams::streams_server::{Streams, StreamsServer};
@@ -34,15 +38,16 @@ use annals_proto::event_store::client::streams::{
     TombstoneResp,
 };
 use futures::stream::{self, BoxStream};
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use self::append::{Gathering, WRITE_TIMEOUT, Writing, refused, unexpected};
+pub(crate) use self::batch_append::{GATHERING_MAX, IN_FLIGHT_MAX};
 use self::body::{Handed, HandsOver, Pages};
 use self::budget::Budget;
 use self::query::{Amount, Query};
 use crate::consistency::{self, Stamp, Wanted};
 use crate::context::Context;
+use crate::limits::{Peer, Seat};
 use crate::status::Failure;
 
 /// Bytes of one answer: what all clients accept (protocol 1.0).
@@ -50,7 +55,7 @@ pub(crate) const ANSWER_BYTES_MAX: usize = 17 * 1024 * 1024;
 
 /// Bytes of appends that may be received at a time, in appends of the largest
 /// size: a few of those must not keep all others out.
-const APPENDS_RECEIVED_AT_ONCE: usize = 4;
+pub(crate) const APPENDS_RECEIVED_AT_ONCE: usize = 4;
 
 /// The service as it is called.
 pub(crate) type Server = HandsOver<StreamsServer<Service>>;
@@ -68,14 +73,12 @@ pub(crate) fn service(context: Arc<Context>) -> Server {
 pub(crate) struct Service {
     context: Arc<Context>,
     budget: Budget,
-    subscriptions: Arc<Semaphore>,
 }
 
 impl Service {
     fn new(context: Arc<Context>) -> Self {
         let budget = budget_of(&context);
-        let subscriptions = Arc::new(Semaphore::new(context.config.subscriptions_max.min(Semaphore::MAX_PERMITS)));
-        Service { context, budget, subscriptions }
+        Service { context, budget }
     }
 
     fn append_bytes_max(&self) -> usize {
@@ -88,23 +91,29 @@ impl Service {
 
     async fn open_read(&self, request: Request<ReadReq>) -> Result<(Stamp, Pages), Failure> {
         let wanted = Wanted::from_headers(request.metadata())?;
-        let query = Query::parse(request.into_inner())?;
+        let standing = Peer::of(request.extensions()).map(|peer| peer.standing().clone());
+        let caller = self.context.caller(&request).await?;
+        let query = Query::parse(request.into_inner(), self.context.eyes(&caller)?)?;
+        let guarded = query.source.guarded();
         let stamp = match seeded::is(Bug::S6) {
             false => wanted.reach(&self.context).await?,
             true => Stamp::now(&self.context),
         };
+        self.context.permit(&caller, Right::Read, &guarded)?;
         let opened = match query.amount {
             Amount::Count { direction, count } => {
                 read::open(&self.context, stamp, query.source, query.style, direction, count, query.compatibility)
                     .await?
             }
             Amount::Subscription => {
-                let permit = self.subscriptions.clone().try_acquire_owned();
-                let permit =
-                    permit.map_err(|_| Failure::TooManySubscriptions { max: self.context.config.subscriptions_max })?;
-                (stamp, subscribe::open(&self.context, query.source, query.style, permit).await?)
+                let seat = Seat::take(&self.context, standing.as_ref())?;
+                let watched = subscribe::Watched { caller: caller.clone(), stream: guarded.clone() };
+                (stamp, subscribe::open(&self.context, watched, query.source, query.style, seat).await?)
             }
         };
+        // Again, now that it is settled what is shown: a right that was taken away
+        // before that is not there any more.
+        self.context.permit(&caller, Right::Read, &guarded)?;
         if seeded::is(Bug::S6) {
             wanted.reach(&self.context).await?;
         }
@@ -132,7 +141,7 @@ impl Streams for Service {
         let opened = self.open_read(request).await;
         let (stamp, pages) = opened.map_err(|failure| consistency::refuse_v1(&self.context, &failure))?;
         let mut response = stamp.answer(stream::empty());
-        response.extensions_mut().insert(Handed::new(pages));
+        response.extensions_mut().insert(Handed::new(self.context.stalls.line(pages)));
         Ok(response)
     }
 
@@ -152,6 +161,6 @@ impl Streams for Service {
         &self,
         request: Request<Streaming<BatchAppendReq>>,
     ) -> Result<Response<Self::BatchAppendStream>, Status> {
-        self.answer(Ok(batch_append::open(self, request)))
+        self.answer(batch_append::open(self, request).await)
     }
 }

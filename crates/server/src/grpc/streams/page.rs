@@ -21,19 +21,13 @@ use super::query::Style;
 use crate::status::Failure;
 
 /// Events of one page.
-pub(super) const EVENTS_MAX: usize = 1_000;
+pub(crate) const EVENTS_MAX: usize = 1_000;
 
 /// Bytes of one page, exceeded by its last event only.
 pub(crate) const BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes of an answer to an event besides its record: more than that is rare.
 const OVERHEAD: usize = 160;
-
-/// As much as one page may hold.
-pub(super) fn limit(events: u64) -> PageLimit {
-    let records = usize::try_from(events).unwrap_or(usize::MAX).min(EVENTS_MAX);
-    PageLimit { records, bytes: BYTES_MAX }
-}
 
 /// A page being filled. Blocking: it reads the targets of links.
 pub(crate) struct Page<'a> {
@@ -42,8 +36,9 @@ pub(crate) struct Page<'a> {
     now: Timestamp,
     /// Links lead to nothing that is newer than this.
     as_of: Option<Position>,
-    /// The streams that links on this page lead to.
-    views: HashMap<StreamName, StreamView>,
+    /// The streams that links on this page lead to; none where the reader may not
+    /// read them.
+    views: HashMap<StreamName, Option<StreamView>>,
     /// Bytes that it has room for.
     room: usize,
     /// Events that it has room for.
@@ -86,6 +81,12 @@ impl<'a> Page<'a> {
         PageLimit { records: self.events_max, bytes: self.room }
     }
 
+    /// The same where no more than so many events are wanted.
+    pub(super) fn limit_of(&self, events: u64) -> PageLimit {
+        let events = usize::try_from(events).unwrap_or(usize::MAX);
+        PageLimit { records: self.events_max.min(events), ..self.limit() }
+    }
+
     /// Whether what follows belongs on the next page.
     pub(super) fn is_full(&self) -> bool {
         self.events >= self.events_max || self.frames.len() >= self.room
@@ -104,6 +105,7 @@ impl<'a> Page<'a> {
 
     /// Adds an event, or a link and its target.
     pub(crate) fn event(&mut self, record: &Record) -> Result<(), Failure> {
+        debug_assert!(!record.is_reclaimed(), "of what was reclaimed nothing is shown");
         let recorded = Recorded::from(record);
         if self.style.resolve_links && recorded.event_type == EventType::LINK.as_bytes() {
             let target = self.resolve(recorded.data)?;
@@ -117,6 +119,7 @@ impl<'a> Page<'a> {
     /// Adds an entry of an index: a link that nobody wrote, or its target.
     pub(crate) fn entry(&mut self, index: &IndexName, entry: &Link) -> Result<(), Failure> {
         let record = &entry.record;
+        debug_assert!(!record.is_reclaimed(), "of what was reclaimed nothing is shown");
         // An entry for a link leads to where that link leads, as if the
         // indexed stream held the target itself.
         let is_link = record.event_type() == EventType::LINK;
@@ -165,11 +168,14 @@ impl<'a> Page<'a> {
         }
     }
 
+    /// Whether the target of a link is not for the reader.
     fn hides(&mut self, stream: &StreamName, record: &Record) -> Result<bool, Failure> {
         if !self.views.contains_key(stream) {
-            self.views.insert(stream.clone(), view(self.store, stream, self.now)?);
+            let seen = self.style.eyes.see(self.store, stream)?;
+            let view = if seen { Some(view(self.store, stream, self.now)?) } else { None };
+            self.views.insert(stream.clone(), view);
         }
-        let view = &self.views[stream];
+        let Some(view) = &self.views[stream] else { return Ok(true) };
         let gone = match view.state {
             State::Tombstoned | State::SoftDeleted(_) => true,
             State::Empty | State::Live(_) => false,

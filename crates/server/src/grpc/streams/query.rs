@@ -15,6 +15,7 @@ use annals_proto::event_store::client::streams::read_req::options::{
 use annals_store::{Direction, IndexName};
 
 use super::convert::{self, Ids};
+use crate::access::Eyes;
 use crate::status::Failure;
 
 /// Events examined per step where the client leaves it to the server.
@@ -31,10 +32,12 @@ pub(super) struct Query {
 }
 
 /// How events are to be delivered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Style {
     pub(crate) resolve_links: bool,
     pub(crate) ids: Ids,
+    /// Whose links are resolved.
+    pub(crate) eyes: Eyes,
 }
 
 /// How many events.
@@ -75,6 +78,17 @@ pub(crate) enum Source {
     },
 }
 
+impl Source {
+    /// The stream that must be readable for it.
+    pub(crate) fn guarded(&self) -> StreamName {
+        match self {
+            Source::Stream { name, .. } => name.clone(),
+            Source::Index { index, .. } => index.name(),
+            Source::All { .. } => StreamName::new("$all").expect("our own names are valid"),
+        }
+    }
+}
+
 /// Which events of the whole log.
 #[derive(Debug)]
 pub(crate) struct Selection {
@@ -95,14 +109,14 @@ pub(crate) enum SelectedBy {
 }
 
 impl Query {
-    /// The query in a request.
+    /// The query in a request, of somebody with these eyes.
     ///
     /// # Errors
     /// [`Failure::Invalid`] names the first thing that makes no sense.
-    pub(super) fn parse(request: ReadReq) -> Result<Query, Failure> {
+    pub(super) fn parse(request: ReadReq, eyes: Eyes) -> Result<Query, Failure> {
         let options = request.options.ok_or_else(|| missing("options"))?;
         let amount = amount(&options)?;
-        let style = Style { resolve_links: options.resolve_links, ids: ids(options.uuid_option)? };
+        let style = Style { resolve_links: options.resolve_links, ids: ids(options.uuid_option)?, eyes };
         let compatibility = options.control_option.map_or(0, |control| control.compatibility);
         let filter = match options.filter_option.ok_or_else(|| missing("filter_option"))? {
             FilterOption::Filter(filter) => Some(filter),
@@ -273,7 +287,7 @@ mod tests {
     }
 
     fn parse(options: Options) -> Result<Query, Failure> {
-        Query::parse(ReadReq { options: Some(options) })
+        Query::parse(ReadReq { options: Some(options) }, Eyes::ALL)
     }
 
     fn prefixes(list: &[&str]) -> FilterOptions {
@@ -293,7 +307,7 @@ mod tests {
 
     #[test]
     fn every_oneof_is_needed() {
-        assert!(Query::parse(ReadReq { options: None }).is_err());
+        assert!(Query::parse(ReadReq { options: None }, Eyes::ALL).is_err());
         assert!(parse(valid()).is_ok());
         let broken = [
             Options { uuid_option: None, ..valid() },

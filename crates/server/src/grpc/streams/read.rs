@@ -22,9 +22,10 @@ use futures::stream::{self, StreamExt as _};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
-use super::body::Pages;
+use super::body::{Leaf, Pages};
 use super::page::{self, Page, broken};
 use super::query::{SelectedBy, Selection, Source, Start, Style};
+use super::room::Room;
 use crate::consistency::Stamp;
 use crate::context::Shared;
 use crate::metrics::Metrics;
@@ -36,6 +37,12 @@ const EXAMINED_MAX: usize = 10_000;
 /// As much as is read on a thread that serves everybody: some tens of
 /// microseconds.
 const AT_HAND: PageLimit = PageLimit { records: 64, bytes: 64 * 1024 };
+
+/// Bytes of the first page that is made on another thread; each one that follows
+/// has [`PAGE_GROWTH`] times as many, up to [`page::BYTES_MAX`]. Who stops
+/// reading early has made us hold little.
+const PAGE_BYTES_FIRST: usize = 256 * 1024;
+const PAGE_GROWTH: usize = 4;
 
 /// Revisions that today's server looks at first; where they hold nothing
 /// visible, the client is told where to go on (protocol 3.3).
@@ -61,6 +68,8 @@ pub(super) async fn open(
         positions: compatibility >= 1,
         as_of: stamp.as_of,
         cursor: Cursor::Done,
+        room: context.room.clone(),
+        page_bytes: PAGE_BYTES_FIRST,
         measured: Measured::new(source.api(), context.metrics.clone()),
     };
     let (reading, first) = match reading.page_at_hand(&source) {
@@ -90,7 +99,7 @@ pub(super) async fn open(
         };
         let (reading, page) = page.await.expect("a read does not panic, and the runtime outlives its calls");
         match reading.noted(page) {
-            (reading, Ok(page)) => Some((Ok(page), Ahead::of(reading))),
+            (reading, Ok(page)) => Some((Ok(Leaf::from(page)), Ahead::of(reading))),
             (_, Err(failure)) => Some((Err(stamp.refusal(failure.v1())), Ahead::Failed)),
         }
     });
@@ -121,9 +130,9 @@ impl Ahead {
 /// The first page, then the others.
 pub(super) fn joined<S>(first: Bytes, rest: S) -> Pages
 where
-    S: stream::Stream<Item = Result<Bytes, Status>> + Send + 'static,
+    S: stream::Stream<Item = Result<Leaf, Status>> + Send + 'static,
 {
-    stream::once(std::future::ready(Ok(first))).chain(rest).boxed()
+    stream::once(std::future::ready(Ok(Leaf::from(first)))).chain(rest).boxed()
 }
 
 /// Runs what may wait for the disk, off the threads that serve everybody.
@@ -143,6 +152,10 @@ struct Reading {
     /// The position up to which it looks at the log.
     as_of: Position,
     cursor: Cursor,
+    /// Where the memory of pages comes from.
+    room: Room,
+    /// Bytes of the next page, if there is room.
+    page_bytes: usize,
     measured: Measured,
 }
 
@@ -206,7 +219,8 @@ impl Reading {
         let read = match next.filter(|_| self.left > 0) {
             None => StreamPage::default(),
             Some(from) => {
-                let limit = PageLimit { records: page::limit(self.left).records.min(AT_HAND.records), ..AT_HAND };
+                let records = usize::try_from(self.left).unwrap_or(usize::MAX).min(AT_HAND.records);
+                let limit = PageLimit { records, ..AT_HAND };
                 match self.store.read_stream_at_hand(&view, from, self.direction, limit) {
                     Ok(read) => read?,
                     Err(error) => return Some(Err(broken(&error))),
@@ -215,7 +229,7 @@ impl Reading {
         };
         self.as_of = as_of;
         let store = self.store.clone();
-        let mut page = Page::new(&store, self.style, Some(as_of));
+        let mut page = Page::new(&store, self.style.clone(), Some(as_of));
         let filled = self.fill(&mut page, Box::new(view), next, false, read);
         self.measured.events += page.events;
         Some(filled.map(|()| page.frames.into_bytes()))
@@ -248,7 +262,9 @@ impl Reading {
     /// nothing yet, and a client that went away must be noticed.
     fn page(&mut self) -> Result<Bytes, Failure> {
         let store = self.store.clone();
-        let mut page = Page::new(&store, self.style, Some(self.as_of));
+        let space = self.room.take(self.page_bytes);
+        self.page_bytes = (self.page_bytes * PAGE_GROWTH).min(page::BYTES_MAX);
+        let mut page = Page::new(&store, self.style.clone(), Some(self.as_of)).with_room(space.bytes());
         match std::mem::replace(&mut self.cursor, Cursor::Done) {
             Cursor::Done => {}
             Cursor::Stream { view, next, begun } => self.stream_page(&mut page, view, next, begun)?,
@@ -256,7 +272,7 @@ impl Reading {
             Cursor::All { next, end, by } => self.all_page(&mut page, next, end, by)?,
         }
         self.measured.events += page.events;
-        Ok(page.frames.into_bytes())
+        Ok(space.hold(page.frames.into_bytes()))
     }
 
     fn stream_page(
@@ -277,8 +293,21 @@ impl Reading {
         let read = match next.filter(|_| self.left > 0) {
             None => StreamPage::default(),
             Some(from) => {
-                let read = self.store.read_stream(&view, from, self.direction, page::limit(self.left));
-                read.map_err(|error| broken(&error))?
+                let read = |from, events| {
+                    let read = self.store.read_stream(&view, from, self.direction, page.limit_of(events));
+                    read.map_err(|error| broken(&error))
+                };
+                let mut found = read(from, self.left)?;
+                let mut examined = found.records.len();
+                // Who wants one event does not look at what is reclaimed one by one.
+                while let Some(on) = found.next.filter(|_| found.records.iter().all(Record::is_reclaimed)) {
+                    if examined >= EXAMINED_MAX {
+                        break;
+                    }
+                    found = read(on, u64::MAX)?;
+                    examined += found.records.len();
+                }
+                found
             }
         };
         self.fill(page, view, next, begun, read)
@@ -298,14 +327,18 @@ impl Reading {
             after = read.next;
             if !begun && self.positions && self.direction == Direction::Forward {
                 let looked_at = from.plus(self.left.min(FIRST_PAGE));
-                if let Some(first) = read.records.first().map(Record::revision).filter(|first| *first >= looked_at) {
+                let mut there = read.records.iter().filter(|record| !record.is_reclaimed());
+                if let Some(first) = there.next().map(Record::revision).filter(|first| *first >= looked_at) {
                     page.say(Answer::FirstStreamPosition(first.get()));
                 }
             }
             page.expect(&read.records);
-            for record in &read.records {
+            for record in read.records.iter().filter(|record| !record.is_reclaimed()) {
                 page.event(record)?;
                 self.left -= 1;
+                if self.left == 0 {
+                    break;
+                }
                 if page.is_full() && read.records.last() != Some(record) {
                     after = self.beside(record.revision().get()).map(Revision::saturating);
                     break;
@@ -333,11 +366,16 @@ impl Reading {
             return Ok(());
         }
         let mut after = None;
-        if let Some(from) = next.filter(|from| self.left > 0 && *from < len) {
-            let links = self.store.read_index(&index, from, self.direction, page::limit(self.left));
-            for link in links.map_err(|error| broken(&error))? {
-                if link.revision >= len {
-                    break;
+        let (mut from, mut wanted, mut examined) = (next, self.left, 0);
+        while let Some(first) = from.filter(|from| self.left > 0 && *from < len) {
+            let links = self.store.read_index(&index, first, self.direction, page.limit_of(wanted));
+            let links = links.map_err(|error| broken(&error))?;
+            examined += links.len();
+            after = None;
+            for link in links.into_iter().take_while(|link| link.revision < len) {
+                after = self.beside(link.revision).filter(|number| *number < len);
+                if link.record.is_reclaimed() {
+                    continue;
                 }
                 if as_links {
                     page.entry(&index, &link)?;
@@ -345,11 +383,12 @@ impl Reading {
                     page.event(&link.record)?;
                 }
                 self.left -= 1;
-                after = self.beside(link.revision).filter(|number| *number < len);
-                if page.is_full() {
+                if page.is_full() || self.left == 0 {
                     break;
                 }
             }
+            // On only where all of it is reclaimed.
+            (from, wanted) = (after.filter(|_| page.events == 0 && examined < EXAMINED_MAX), u64::MAX);
         }
         if after.is_some() && self.left > 0 {
             self.cursor = Cursor::Index { index, next: after, len, as_links };
@@ -371,8 +410,9 @@ impl Reading {
         // Bounded in what is examined too, so that a filter that matches
         // nothing does not keep a thread from others.
         while let Some(from) = next.filter(|from| *from <= end && self.left > 0) {
-            let wanted = if by.is_some() { u64::MAX } else { self.left };
-            let records = self.store.read_all(from, self.direction, page::limit(wanted));
+            // Where all was reclaimed so far, more is looked at at once.
+            let wanted = if by.is_some() || examined > 0 { u64::MAX } else { self.left };
+            let records = self.store.read_all(from, self.direction, page.limit_of(wanted));
             let records = records.map_err(|error| broken(&error))?;
             next = None;
             if by.is_none() {
@@ -393,7 +433,7 @@ impl Reading {
                     }
                 }
             }
-            if page.is_full() || examined >= EXAMINED_MAX || (by.is_none() && !records.is_empty()) {
+            if page.is_full() || examined >= EXAMINED_MAX || (by.is_none() && page.events > 0) {
                 break;
             }
         }
@@ -477,6 +517,9 @@ pub(super) fn number_from(store: &Store, index: &IndexName, len: u64, position: 
 
 /// Whether a read of the log delivers this record.
 pub(super) fn selects(by: Option<&SelectedBy>, record: &Record) -> Result<bool, Failure> {
+    if record.is_reclaimed() {
+        return Ok(false);
+    }
     let Some(by) = by else { return Ok(true) };
     if is_bookkeeping(record.stream()) {
         return Ok(false);

@@ -22,23 +22,26 @@ mod mistakes;
 
 use std::time::{Duration, Instant};
 
-use annals_core::Position;
+use annals_core::{Position, Right, StreamName};
 use annals_proto::event_store::client::streams::ReadResp;
 use annals_proto::event_store::client::streams::read_resp::{Content as Answer, SubscriptionConfirmation};
 use annals_store::{Interest, Store};
 use bytes::Bytes;
 use futures::stream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::body::Pages;
+use super::body::{Leaf, Pages};
 use super::feed::{Feed, Step};
 use super::frames::Frames;
 use super::page;
 use super::query::{Source, Style};
 use super::read::{blocking, joined};
+use super::room::Room;
+use crate::access::Caller;
 use crate::consistency;
 use crate::context::Shared;
+use crate::limits::Seat;
 use crate::metrics::Counted;
 use crate::status::Failure;
 
@@ -50,13 +53,18 @@ const IN_MEMORY: u64 = 1_000;
 /// so. Its client can then resume behind them.
 const QUIET_MAX: Duration = Duration::from_secs(1);
 
+/// Bytes of a page. More is not quicker, and waits in memory for who stops
+/// reading.
+pub(crate) const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
 /// Starts a subscription. What keeps it from starting is known before it is
 /// confirmed.
 pub(super) async fn open(
     context: &Shared,
+    watched: Watched,
     source: Source,
     style: Style,
-    permit: OwnedSemaphorePermit,
+    seat: Seat,
 ) -> Result<Pages, Failure> {
     let kind = source.api();
     let store = context.node.store().clone();
@@ -69,6 +77,7 @@ pub(super) async fn open(
         interests: feed.interests(&store),
         store,
         style,
+        watched,
         feed,
         pace: Pace::default(),
         live: false,
@@ -77,7 +86,7 @@ pub(super) async fn open(
         seen: Position::START,
         ended: None,
         counted: context.metrics.subscription(kind),
-        permit,
+        seat,
         context: context.clone(),
     };
     let id = Uuid::new_v4().to_string();
@@ -87,7 +96,10 @@ pub(super) async fn open(
         let subscription: Subscription = subscription?;
         let context = subscription.context.clone();
         match subscription.next().await {
-            Ok((subscription, page)) => Some((Ok(page), Some(subscription))),
+            Ok((subscription, bytes)) => {
+                let reached = subscription.feed.reached();
+                Some((Ok(Leaf { bytes, reached }), Some(subscription)))
+            }
             Err(failure) => Some((Err(consistency::refuse_v1(&context, &failure)), None)),
         }
     });
@@ -101,9 +113,16 @@ fn framed(answer: &ReadResp) -> Bytes {
     frames.into_bytes()
 }
 
+/// Who subscribes, and the stream that they must be able to read as long as they do.
+pub(super) struct Watched {
+    pub(super) caller: Caller,
+    pub(super) stream: StreamName,
+}
+
 struct Subscription {
     store: Store,
     style: Style,
+    watched: Watched,
     feed: Feed,
     tail: watch::Receiver<Position>,
     /// In the list that it is subscribed to. None where every entry matters.
@@ -120,7 +139,7 @@ struct Subscription {
     #[expect(dead_code, reason = "held for its drop")]
     counted: Counted,
     #[expect(dead_code, reason = "held for its drop")]
-    permit: OwnedSemaphorePermit,
+    seat: Seat,
     context: Shared,
 }
 
@@ -134,7 +153,7 @@ struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace { room: page::BYTES_MAX, since: None }
+        Pace { room: Room::LEAST, since: None }
     }
 }
 
@@ -153,7 +172,7 @@ impl Pace {
         if let Some(since) = self.since.take() {
             self.room = match since.elapsed() > Self::SLOW {
                 true => (self.room / 4).max(Self::ROOM_MIN),
-                false => (self.room * 2).min(page::BYTES_MAX),
+                false => (self.room * 2).min(PAGE_BYTES_MAX),
             };
         }
         self.room
@@ -171,18 +190,21 @@ impl Subscription {
             if self.context.stopping.is_cancelled() {
                 return Err(Failure::ShuttingDown);
             }
+            self.look_again()?;
             // Before the page is read, see above.
             self.interests.iter_mut().for_each(Interest::look);
             let tail = *self.tail.borrow_and_update();
             let few = tail.get().saturating_sub(self.seen.get()) <= IN_MEMORY;
             #[cfg(feature = "seeded-bugs")]
             self.skip(tail)?;
-            let step = if self.live && few && self.feed.stays_in_memory(self.style) {
-                self.feed.read(&self.store, self.style, room, page::EVENTS_MAX)?
+            let space = self.context.room.take(room);
+            let room = space.bytes();
+            let step = if self.live && few && self.feed.stays_in_memory(&self.style) {
+                self.feed.read(&self.store, &self.style, room, page::EVENTS_MAX)?
             } else {
-                let (store, style, mut feed) = (self.store.clone(), self.style, self.feed);
+                let (store, style, mut feed) = (self.store.clone(), self.style.clone(), self.feed);
                 let (feed, step) = blocking(move || {
-                    let step = feed.read(&store, style, room, page::EVENTS_MAX);
+                    let step = feed.read(&store, &style, room, page::EVENTS_MAX);
                     (feed, step)
                 })
                 .await;
@@ -205,8 +227,10 @@ impl Subscription {
             self.live = at_end;
             if !frames.is_empty() {
                 self.pace.begin();
-                return Ok((self, frames.into_bytes()));
+                return Ok((self, space.hold(frames.into_bytes())));
             }
+            // Whoever waits, however long, holds nothing.
+            drop(space);
             if at_end
                 && self.ended.is_none()
                 && let Some(checkpoint) = self.wait().await?
@@ -214,6 +238,16 @@ impl Subscription {
                 return Ok((self, framed(&checkpoint)));
             }
         }
+    }
+
+    /// Whether the subscriber may still read: a right that was taken away ends the
+    /// subscription with what is delivered next.
+    fn look_again(&mut self) -> Result<(), Failure> {
+        if let Caller::Trusted = self.watched.caller {
+            return Ok(());
+        }
+        self.style.eyes = self.context.eyes(&self.watched.caller)?;
+        self.context.permit(&self.watched.caller, Right::Read, &self.watched.stream)
     }
 
     /// Waits until there may be something new. Answers a checkpoint when it
@@ -247,7 +281,7 @@ mod tests {
     #[test]
     fn who_is_slow_gets_small_pages_and_who_is_quick_again_large_ones() {
         let mut pace = Pace::default();
-        assert_eq!(pace.room(), page::BYTES_MAX);
+        assert_eq!(pace.room(), Room::LEAST, "whether it reads at all is not known yet");
         for _ in 0..10 {
             pace.since = Instant::now().checked_sub(2 * Pace::SLOW);
             pace.room();
@@ -257,6 +291,6 @@ mod tests {
             pace.begin();
             pace.room();
         }
-        assert_eq!(pace.room(), page::BYTES_MAX);
+        assert_eq!(pace.room(), PAGE_BYTES_MAX);
     }
 }

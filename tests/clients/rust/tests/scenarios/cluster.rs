@@ -27,7 +27,8 @@ fn hosts() -> Option<Vec<String>> {
 }
 
 fn direct(host: &str, preference: &str) -> Client {
-    connect_to(&format!("kurrentdb://{host}?tls=false&nodePreference={preference}"))
+    let (url, all) = (cluster_url().expect("set"), hosts().expect("set").join(","));
+    connect_to(&format!("{}&nodePreference={preference}", url.replace(&all, host)))
 }
 
 fn harness(variable: &str) -> Option<String> {

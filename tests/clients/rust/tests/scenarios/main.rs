@@ -19,6 +19,8 @@ mod idempotency;
 mod links_and_indexes;
 mod metadata;
 mod names;
+mod operations;
 mod payloads;
 mod reading;
 mod subscriptions;
+mod users;
