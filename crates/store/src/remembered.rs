@@ -40,8 +40,8 @@ use std::hash::BuildHasher;
 
 use annals_core::limits::REMEMBERED_IDS;
 use annals_core::{EventId, Position};
-use hashbrown::{DefaultHashBuilder, HashTable};
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 /// Entries of a bucket: what a cache line holds.
 const ENTRIES: usize = 16;
@@ -65,10 +65,8 @@ pub(crate) struct Remembered {
     position_bits: u32,
     /// Events from one bucket's sweep to the next one's.
     sweep_every: u64,
-    /// For the hashes of streams' names.
+    /// For the hashes of streams' names, and of pairs.
     seed: u64,
-    /// For buckets, tags and the table.
-    hasher: DefaultHashBuilder,
 }
 
 #[derive(Clone)]
@@ -97,7 +95,6 @@ impl Remembered {
             position_bits: u32::try_from(ages - 1).expect("a million is far below 2^31"),
             sweep_every,
             seed: std::hash::RandomState::new().hash_one(window),
-            hasher: DefaultHashBuilder::default(),
         };
         remembered.buckets = vec![Bucket([remembered.expired(); ENTRIES]); buckets];
         remembered
@@ -112,7 +109,7 @@ impl Remembered {
     pub(crate) fn push(&mut self, position: Position, stream: &[u8], id: EventId) {
         assert_eq!(position, self.tail.next(), "ids are remembered in the order of the log");
         let pair = self.pair(stream, id);
-        let hash = self.hasher.hash_one(pair);
+        let hash = hash_of(pair, self.seed);
         let slot = self.slot_of(position.get());
         if !self.overflow.is_empty() {
             self.leave_overflow(position.get().wrapping_sub(self.window), self.pairs[slot]);
@@ -128,7 +125,7 @@ impl Remembered {
     /// Where the event probably is.
     pub(crate) fn find(&self, stream: &[u8], id: EventId) -> Option<Position> {
         let pair = self.pair(stream, id);
-        let hash = self.hasher.hash_one(pair);
+        let hash = hash_of(pair, self.seed);
         if let Some(at) = self.find_entry(hash, pair) {
             return Some(Position::new(self.position_of(self.buckets[self.bucket_of(hash)].0[at])));
         }
@@ -225,7 +222,7 @@ impl Remembered {
             self.buckets[index].0[older] = entry;
             return;
         }
-        let Remembered { pairs, overflow, window, hasher, .. } = self;
+        let Remembered { pairs, overflow, window, seed, .. } = self;
         let pair_at = |position: &u64| pairs[usize::try_from(position % *window).expect("a window is a million")];
         if !overflow.is_empty()
             && let Some(older) = overflow.find_mut(hash, |other| pair_at(other) == pair)
@@ -234,12 +231,12 @@ impl Remembered {
         } else if expired != 0 {
             self.buckets[index].0[expired.trailing_zeros() as usize] = entry;
         } else {
-            overflow.insert_unique(hash, position, |other| hasher.hash_one(pair_at(other)));
+            overflow.insert_unique(hash, position, |other| hash_of(pair_at(other), *seed));
         }
     }
 
     fn leave_overflow(&mut self, leaving: u64, pair: u128) {
-        if let Ok(found) = self.overflow.find_entry(self.hasher.hash_one(pair), |other| *other == leaving) {
+        if let Ok(found) = self.overflow.find_entry(hash_of(pair, self.seed), |other| *other == leaving) {
             found.remove();
         }
     }
@@ -254,6 +251,12 @@ impl Remembered {
             *entry = if old >> at & 1 == 1 { expired } else { *entry };
         }
     }
+}
+
+/// For buckets, tags and the table. Ids of clients may count upwards, which a weaker
+/// hash leaves in few buckets with some seeds.
+fn hash_of(pair: u128, seed: u64) -> u64 {
+    xxh3_64_with_seed(&pair.to_le_bytes(), seed)
 }
 
 #[cfg(test)]
