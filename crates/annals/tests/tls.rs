@@ -394,6 +394,26 @@ fn only_nodes_may_call_what_nodes_say_to_each_other() {
 }
 
 #[test]
+fn nodes_find_a_place_where_clients_have_taken_all() {
+    let (certs, place) = (Certs::new("127.0.0.1", "admin"), directory());
+    let node = secure::one_with(&certs, place.path(), &["--set", "connections_max=3"]);
+    let held: Vec<_> = std::iter::repeat_with(|| certs.connect(node.port)).take(3).collect();
+    assert!(held.iter().all(Option::is_some), "three places");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        probe(&certs.url_as(node.port, &certs.of(NODE))).await.expect("a node has a place");
+        for (who, url) in
+            [("nobody", certs.url(node.port)), ("a user", certs.url_as(node.port, &certs.of("user-admin")))]
+        {
+            let status = probe(&url).await.expect_err(who);
+            assert_ne!(status.code(), Code::PermissionDenied, "{who} was served: {status}");
+        }
+    });
+    drop(held);
+    certs.wait_ready(node.port);
+}
+
+#[test]
 fn a_node_of_another_cluster_or_another_ca_cannot_join() {
     let (certs, place) = (Certs::new("127.0.0.1", "admin"), directory());
     let node = secure::one(&certs, place.path());

@@ -135,8 +135,9 @@ impl Context {
     /// Who makes a request.
     ///
     /// # Errors
-    /// [`Failure::Unauthenticated`]: the credentials prove nothing; or
-    /// [`Failure::Overloaded`]: too many passwords are being checked.
+    /// [`Failure::Unauthenticated`]: the credentials prove nothing;
+    /// [`Failure::Overloaded`]: too many passwords are being checked; or
+    /// [`Failure::TooManyCalls`]: this user makes too many.
     pub(crate) async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Failure> {
         self.caller_of(request.metadata(), request.extensions()).await
     }
@@ -146,6 +147,21 @@ impl Context {
         if !self.access.required {
             return Ok(Caller::Trusted);
         }
+        let caller = self.prove(headers, extensions).await?;
+        // What a node hands on was counted where it came in, by address; and so was who
+        // says nothing.
+        let is_handed_on = matches!(extensions.get(), Some(ClientIdentity::Node { .. }));
+        if !caller.name().is_empty()
+            && !is_handed_on
+            && self.standing(&caller, extensions).is_some_and(|standing| !standing.may_call())
+        {
+            return Err(Failure::TooManyCalls { per_second: self.config.calls_per_second_max });
+        }
+        Ok(caller)
+    }
+
+    /// Who a request's credentials prove that it comes from.
+    async fn prove(&self, headers: &MetadataMap, extensions: &Extensions) -> Result<Caller, Failure> {
         let address = Peer::of(extensions).map(Peer::address);
         let known = |name: String, proved| Caller::Known(Arc::new(Identity { name, address, proved }));
         let Some(header) = credentials::header(headers)? else {

@@ -144,8 +144,9 @@ options! {
     streams_per_connection_max: u32 = 256,
 
     /// Calls that one caller may begin in a second, and appends of a batch; one
-    /// more is refused. 0: any number. A caller is an address, as for
-    /// connections. Calls from the machine itself are not limited.
+    /// more is refused. 0: any number. Counted for the address, as for connections,
+    /// and for the user, if a call says whose it is: raise it where many come
+    /// through one proxy. Calls from the machine itself are not limited.
     calls_per_second_max: u64 = 20_000,
 
     /// Bytes of the headers of one request. Larger ones are refused.
@@ -187,8 +188,8 @@ options! {
     /// Subscriptions at the same time on this node.
     subscriptions_max: usize = 10_000,
 
-    /// Of these, from one caller: an address, as for connections. From the
-    /// machine itself any number.
+    /// Of these, from one caller: a user, wherever it calls from, or an address
+    /// where nobody says who they are. From the machine itself any number.
     subscriptions_per_caller_max: usize = 100,
 
     /// Milliseconds for which a reader or a subscriber may take nothing of what

@@ -5,8 +5,10 @@
 //! which docs/limits.md is made; this module holds those that are counted per
 //! *caller*: connections, subscriptions, calls per second.
 //!
-//! A caller is the address at the other end of a connection. The machine itself
-//! is not limited in this way: whoever runs there can do worse, and a proxy
+//! A caller is the address at the other end of a connection and, once a call has
+//! proved whose it is, that user: as an address it has its connections and calls,
+//! as a user its calls and subscriptions, from however many addresses. The machine
+//! itself is not limited in this way: whoever runs there can do worse, and a proxy
 //! beside the node, an operator's tools and a load on one machine are many
 //! clients at one address. What is limited per node holds for it as well.
 
@@ -23,6 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::bucket::Bucket;
+use crate::access;
 use crate::config::Config;
 use crate::context::Context;
 use crate::status::Failure;
@@ -31,12 +34,14 @@ use crate::status::Failure;
 const REMEMBERED: usize = 1_024;
 
 /// Who calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
     /// Somebody on this machine.
     Local,
     /// An address; of IPv6 the network of 64 bits, all of which one host has.
     Address(IpAddr),
+    /// A user, by login name, wherever the calls come from but this machine.
+    User(Arc<str>),
 }
 
 impl Caller {
@@ -80,8 +85,8 @@ impl Standing {
     }
 
     /// Whose it is.
-    pub(crate) fn caller(&self) -> Caller {
-        self.caller
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// A place for one more connection, if this caller has one left.
@@ -128,8 +133,22 @@ impl Callers {
             known.standings.retain(|_, standing| !standing.is_of_no_account());
             known.tidy_at = (2 * known.standings.len()).max(REMEMBERED);
         }
-        let new = || Arc::new(Standing::new(caller, &self.config));
-        known.standings.entry(caller).or_insert_with(new).clone()
+        let new = || Arc::new(Standing::new(caller.clone(), &self.config));
+        known.standings.entry(caller.clone()).or_insert_with(new).clone()
+    }
+}
+
+impl Context {
+    /// Whose limits hold for a call beside those of its connection: the user's who
+    /// makes it; the address's where nobody says who they are. None where the other
+    /// end is not known.
+    pub(crate) fn standing(&self, caller: &access::Caller, extensions: &Extensions) -> Option<Arc<Standing>> {
+        let at_address = Peer::of(extensions)?.standing();
+        match caller.name() {
+            "" => Some(at_address.clone()),
+            _ if at_address.caller == Caller::Local => Some(at_address.clone()),
+            name => Some(self.callers.of(Caller::User(name.into()))),
+        }
     }
 }
 
@@ -261,6 +280,17 @@ mod tests {
     }
 
     #[test]
+    fn a_user_is_one_caller_at_however_many_addresses() {
+        let config = Config { calls_per_second_max: 10, ..Config::default() };
+        let callers = Callers::new(&config);
+        let user = |name: &str| callers.of(Caller::User(name.into()));
+        let allowed = (0..1_000).filter(|_| user("ada").may_call()).count();
+        assert!((10..100).contains(&allowed), "{allowed}");
+        assert!(user("grace").may_call(), "another one is not concerned");
+        assert!(callers.of(caller("192.0.2.1")).may_call(), "nor is the address");
+    }
+
+    #[test]
     fn who_is_gone_and_owes_nothing_is_forgotten() {
         let callers = Callers::new(&Config::default());
         let held = callers.of(caller("198.51.100.1"));
@@ -269,7 +299,7 @@ mod tests {
         }
         let known = callers.known.lock();
         assert!(known.standings.len() <= REMEMBERED + 1, "{}", known.standings.len());
-        assert!(known.standings.contains_key(&held.caller));
+        assert!(known.standings.contains_key(held.caller()));
     }
 
     #[test]

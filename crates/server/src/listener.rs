@@ -21,7 +21,7 @@ use crate::context::Context;
 use crate::http::App;
 use crate::limits::{Caller, Peer};
 use crate::tasks::Tasks;
-use crate::tls::accept::FIRST_BYTE as TLS;
+use crate::tls::accept::{FIRST_BYTE as TLS, HANDSHAKE};
 use crate::tls::{ClientIdentity, Tls};
 
 /// Why a connection is not served, in the words of HTTP/1.1 and of HTTP/2
@@ -43,6 +43,19 @@ impl Refusal {
         let text = "this port speaks TLS only: use https, and in connection strings tls=true with tlsCaFile";
         Refusal { status: "400 Bad Request", code: INADEQUATE_SECURITY, text: text.to_owned() }
     }
+}
+
+/// Connections beyond those that `connections_max` and `connections_per_address_max`
+/// allow, for nodes that prove by certificate to be some: however many clients there
+/// are, nodes reach each other. Whoever else takes one is sent away after the handshake.
+pub(crate) const PLACES_FOR_NODES: usize = 64;
+
+/// Whose place a connection has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Places {
+    Anybody,
+    /// See [`PLACES_FOR_NODES`].
+    Nodes,
 }
 
 /// Connections that are told why they are refused, at the same time; further
@@ -80,6 +93,9 @@ impl Server {
         let server = Arc::new(self);
         let connections = TaskTracker::new();
         let free = Arc::new(Semaphore::new(server.context.config.connections_max.min(Semaphore::MAX_PERMITS)));
+        // Only a certificate tells a node from others before it has a place.
+        let for_nodes = if server.tls.is_some() { PLACES_FOR_NODES } else { 0 };
+        let for_nodes = Arc::new(Semaphore::new(for_nodes));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         loop {
             let accepted = tokio::select! {
@@ -98,16 +114,19 @@ impl Server {
             };
             let standing = server.context.callers.of(Caller::at(address.ip()));
             let places = match (standing.connection(), free.clone().try_acquire_owned()) {
-                (Some(own), Ok(place)) => Ok((own, place)),
-                (None, _) => Err(server.full("connections_per_address_max", "from one address")),
-                (Some(_), Err(_)) => Err(server.full("connections_max", "in all")),
+                (Some(own), Ok(place)) => Ok((Some(own), place, Places::Anybody)),
+                (own, _) => match (own, for_nodes.clone().try_acquire_owned()) {
+                    (own, Ok(place)) => Ok((own, place, Places::Nodes)),
+                    (None, Err(_)) => Err(server.full("connections_per_address_max", "from one address")),
+                    (Some(_), Err(_)) => Err(server.full("connections_max", "in all")),
+                },
             };
             match places {
-                Ok(places) => {
+                Ok((own, place, places)) => {
                     let server = server.clone();
                     connections.spawn(async move {
-                        server.connection(stream, Peer::new(address, standing)).await;
-                        drop(places);
+                        server.connection(stream, Peer::new(address, standing), places).await;
+                        drop((own, place));
                     });
                 }
                 Err(refusal) => {
@@ -137,16 +156,16 @@ impl Server {
         ))
     }
 
-    async fn connection(&self, stream: TcpStream, peer: Peer) {
+    async fn connection(&self, stream: TcpStream, peer: Peer, places: Places) {
         let _counted = self.context.metrics.connection();
         // Answers are small and awaited: waiting to fill a packet only delays them.
         if stream.set_nodelay(true).is_err() {
             return;
         }
-        let Some(first) = self.first_byte(&stream).await else { return };
+        let Some(first) = self.first_byte(&stream, places).await else { return };
         match &self.tls {
             None => self.requests(stream, peer, None).await,
-            Some(tls) if first == TLS => self.over_tls(tls, stream, peer).await,
+            Some(tls) if first == TLS => self.over_tls(tls, stream, peer, places).await,
             Some(_) => {
                 self.context.metrics.tls_handshake_failed("clear_text");
                 let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refuse(stream, &Refusal::clear_text())).await;
@@ -154,12 +173,16 @@ impl Server {
         }
     }
 
-    async fn over_tls(&self, tls: &Tls, stream: TcpStream, peer: Peer) {
+    async fn over_tls(&self, tls: &Tls, stream: TcpStream, peer: Peer, places: Places) {
         let accepted = tokio::select! {
-            accepted = tls.accept(stream, self.first_byte_timeout()) => accepted,
+            accepted = tls.accept(stream, self.first_byte_timeout(places)) => accepted,
             () = self.stop.cancelled() => return,
         };
         match accepted {
+            Ok(accepted) if places == Places::Nodes && !accepted.is_node() => {
+                self.context.metrics.connection_refused();
+                tracing::debug!(peer = %peer.address(), "what is left of connections is for nodes");
+            }
             Ok(accepted) => self.requests(accepted.stream, peer, accepted.identity).await,
             Err(error) => {
                 self.context.metrics.tls_handshake_failed(error.reason());
@@ -216,18 +239,23 @@ impl Server {
 
     /// What the peer says first, if it does in time; it is not taken. Without
     /// this a connection that never speaks would be held for ever.
-    async fn first_byte(&self, stream: &TcpStream) -> Option<u8> {
+    async fn first_byte(&self, stream: &TcpStream, places: Places) -> Option<u8> {
         let mut first = [0u8; 1];
         tokio::select! {
             () = self.stop.cancelled() => None,
-            peeked = tokio::time::timeout(self.first_byte_timeout(), stream.peek(&mut first)) => {
+            peeked = tokio::time::timeout(self.first_byte_timeout(places), stream.peek(&mut first)) => {
                 matches!(peeked, Ok(Ok(1))).then_some(first[0])
             }
         }
     }
 
-    fn first_byte_timeout(&self) -> Duration {
-        Duration::from_millis(self.context.config.first_byte_timeout_ms)
+    fn first_byte_timeout(&self, places: Places) -> Duration {
+        let configured = Duration::from_millis(self.context.config.first_byte_timeout_ms);
+        match places {
+            Places::Anybody => configured,
+            // Nodes are quick to say who they are.
+            Places::Nodes => configured.min(HANDSHAKE),
+        }
     }
 
     fn protocol(&self) -> auto::Builder<Tasks> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use annals_core::limits as core;
 
 use crate::config::Config;
+use crate::listener::PLACES_FOR_NODES;
 
 /// A limit as the document tells it.
 #[derive(Clone, Debug)]
@@ -74,6 +75,13 @@ fn connections(config: &Config) -> Vec<Limit> {
             "connections_per_address_max",
             "`server/listener`, before anything is read",
             "the same",
+        ),
+        limit(
+            "connections beyond these, for nodes that prove to be some, over TLS",
+            count(PLACES_FOR_NODES as u64),
+            "fixed",
+            "`server/listener`, after the TLS handshake, for which there are 5 s",
+            "the connection is closed",
         ),
         limit(
             "time to the first byte, and for the head of an HTTP/1.1 request",
@@ -478,8 +486,9 @@ enforced before memory is taken for what it limits. This page is made from the
 program (`annals config limits > docs/limits.md`), and a test fails when it says
 something else.
 
-A *caller* is an address so far. The machine itself (loopback) has no limits of its
-own as a caller: a proxy beside the node is many clients, and whoever runs there can
+A *caller* is an address and, where callers say who they are, also a user, wherever
+the calls come from: calls are counted for both, subscriptions for the user if there
+is one. The machine itself (loopback) has no limits of its own as a caller: a proxy beside the node is many clients, and whoever runs there can
 do worse. Limits of the whole node hold for it too.
 ";
 

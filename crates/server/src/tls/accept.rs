@@ -24,6 +24,13 @@ pub(crate) struct Accepted {
     pub(crate) identity: Option<ClientIdentity>,
 }
 
+impl Accepted {
+    /// Whether a node of this cluster is at the other end.
+    pub(crate) fn is_node(&self) -> bool {
+        matches!(self.identity, Some(ClientIdentity::Node { .. }))
+    }
+}
+
 /// Why a connection did not come about.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {

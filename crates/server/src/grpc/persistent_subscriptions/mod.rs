@@ -77,16 +77,22 @@ impl Service {
         refuse_v1(&self.context, failure)
     }
 
-    /// A consumer's place. A node that hands a call on has counted its caller; where
+    /// A consumer's place; by address where another node finds out whose it is. A node that hands a call on has counted its caller; where
     /// nodes prove that they are some, nobody else is believed to be one.
-    fn seat(&self, request: &Request<Streaming<ReadReq>>) -> Result<Seat, Failure> {
+    fn seat(&self, request: &Request<Streaming<ReadReq>>, caller: Option<&Caller>) -> Result<Seat, Failure> {
         let may_be_node = match request.extensions().get::<ClientIdentity>() {
             Some(identity) => matches!(identity, ClientIdentity::Node { .. }),
             None => !self.context.config.has_tls(),
         };
         let is_relayed = may_be_node && request.metadata().contains_key(relay::RELAYED);
-        let caller = Peer::of(request.extensions()).filter(|_| !is_relayed).map(Peer::standing);
-        Seat::take(&self.context, caller)
+        if is_relayed {
+            return Seat::take(&self.context, None);
+        }
+        let standing = match caller {
+            Some(caller) => self.context.standing(caller, request.extensions()),
+            None => Peer::of(request.extensions()).map(|peer| peer.standing().clone()),
+        };
+        Seat::take(&self.context, standing.as_ref())
     }
 
     async fn consume(
@@ -287,12 +293,12 @@ impl PersistentSubscriptions for Service {
     }
 
     async fn read(&self, request: Request<Streaming<ReadReq>>) -> Result<Response<Self::ReadStream>, Status> {
-        let seat = self.seat(&request).map_err(|failure| self.refuse(&failure))?;
         let place = relay::place(&self.context, &self.relay, request.metadata(), true);
         match place.map_err(|failure| self.refuse(&failure))? {
             Place::Here(leading) => {
                 let consumed = async {
                     let caller = self.context.caller(&request).await?;
+                    let seat = self.seat(&request, Some(&caller))?;
                     let (headers, _, requests) = request.into_parts();
                     self.consume(&leading, caller, &headers, requests, seat).await
                 };
@@ -302,6 +308,7 @@ impl PersistentSubscriptions for Service {
                 consumed.map(|answers| stamp.answer(answers)).map_err(|failure| self.refuse(&failure))
             }
             Place::There(mut there) => {
+                let seat = self.seat(&request, None).map_err(|failure| self.refuse(&failure))?;
                 let (headers, extensions, requests) = request.into_parts();
                 // A client that ends badly ends the call at the leader too.
                 let requests =

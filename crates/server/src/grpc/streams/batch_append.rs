@@ -31,7 +31,7 @@ use super::append::{Gathering, WRITE_TIMEOUT, Writing, last_revision, refused, u
 use super::{Service, convert};
 use crate::access::Caller;
 use crate::consistency;
-use crate::limits::{Peer, Standing};
+use crate::limits::Standing;
 use crate::status::Failure;
 
 /// Appends of one call that are with the node at a time. Beyond it nothing is
@@ -45,10 +45,11 @@ pub(super) async fn open(
     service: &Service,
     request: Request<Streaming<BatchAppendReq>>,
 ) -> Result<BoxStream<'static, Result<BatchAppendResp, Status>>, Failure> {
+    let caller = service.context.caller(&request).await?;
     let call = Call {
         service: service.clone(),
-        caller: service.context.caller(&request).await?,
-        standing: Peer::of(request.extensions()).map(|peer| peer.standing().clone()),
+        standing: service.context.standing(&caller, request.extensions()),
+        caller,
         route: consistency::route(request.metadata()),
         requests: Some(request.into_inner()),
         gathering: HashMap::new(),
@@ -72,7 +73,7 @@ type Answering = BoxFuture<'static, Result<BatchAppendResp, Failure>>;
 struct Call {
     service: Service,
     caller: Caller,
-    /// What the other end of its connection has taken.
+    /// What its caller has taken.
     standing: Option<Arc<Standing>>,
     route: Route,
     /// None once the client has closed its side.

@@ -47,7 +47,7 @@ use self::budget::Budget;
 use self::query::{Amount, Query};
 use crate::consistency::{self, Stamp, Wanted};
 use crate::context::Context;
-use crate::limits::{Peer, Seat};
+use crate::limits::Seat;
 use crate::status::Failure;
 
 /// Bytes of one answer: what all clients accept (protocol 1.0).
@@ -91,8 +91,8 @@ impl Service {
 
     async fn open_read(&self, request: Request<ReadReq>) -> Result<(Stamp, Pages), Failure> {
         let wanted = Wanted::from_headers(request.metadata())?;
-        let standing = Peer::of(request.extensions()).map(|peer| peer.standing().clone());
         let caller = self.context.caller(&request).await?;
+        let standing = self.context.standing(&caller, request.extensions());
         let query = Query::parse(request.into_inner(), self.context.eyes(&caller)?)?;
         let guarded = query.source.guarded();
         let stamp = match seeded::is(Bug::S6) {
