@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use annals_client::error::Kind;
 
+use crate::codes;
+
 /// Why a command failed, and with which exit code.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -24,6 +26,8 @@ pub(crate) enum Code {
     Conflict = 4,
     /// Nobody answers.
     Unavailable = 5,
+    /// It answers, and is not well.
+    Unhealthy = 6,
 }
 
 impl Failure {
@@ -43,7 +47,10 @@ impl Failure {
         if self.error.chain().any(is_broken_pipe) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("error: {:#}", self.error);
+        match codes::of(&self.error) {
+            Some(code) => eprintln!("error[{code}]: {:#}\n  what to do: annals explain {code}", self.error),
+            None => eprintln!("error: {:#}", self.error),
+        }
         ExitCode::from(self.code as u8)
     }
 }

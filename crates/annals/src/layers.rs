@@ -8,13 +8,13 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 
 /// Read when it is there and no `--config` is given.
 const DEFAULT_FILE: &str = "/etc/annals/annals.toml";
 
 /// Variables that begin with `ANNALS_` but are no options of a node.
-const NOT_OPTIONS: &[&str] = &["url", "config", "commit"];
+const NOT_OPTIONS: &[&str] = &["url", "context", "config", "commit"];
 
 /// Options with a flag of their own; the others are set with `--set`.
 const FLAGS: &[&str] = &[
@@ -96,7 +96,7 @@ pub(crate) fn layers(files: &[PathBuf], flags: Flags) -> Result<Figment, Failure
 /// The configuration, validated.
 pub(crate) fn config(figment: &Figment) -> Result<Config, Failure> {
     let config: Config = figment.extract().map_err(|error| Failure::usage(describe(error)))?;
-    config.validate().map_err(Failure::usage)?;
+    config.validate().map_err(|invalid| Failure::new(Code::Usage, invalid))?;
     Ok(config)
 }
 

@@ -2,10 +2,12 @@
 //!
 //! Standard output is data, standard error is talk. Exit codes are the same
 //! everywhere: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5
-//! unavailable.
+//! unavailable, 6 unhealthy.
 #![forbid(unsafe_code)]
 
+mod codes;
 mod commands;
+mod contexts;
 mod dev;
 mod failure;
 mod layers;
@@ -16,9 +18,12 @@ mod serve;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::commands::{all, bench, certs, cluster, config, metrics, psub, scavenge, stream, user, verify, version};
+use crate::commands::{
+    all, bench, certs, cluster, completion, config, context, doctor, explain, metrics, psub, reference, scavenge,
+    stream, user, verify, version,
+};
 use crate::failure::Failure;
 use crate::output::Format;
 
@@ -49,16 +54,14 @@ pub(crate) const DEFAULT_URL: &str = "kurrentdb://127.0.0.1:2113?tls=false";
 /// Options of every command that talks to a server.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Connection {
-    /// Where the server is, as a connection string.
-    #[arg(
-        long,
-        env = "ANNALS_URL",
-        default_value = DEFAULT_URL,
-        hide_env_values = true,
-        value_name = "URL",
-        global = true
-    )]
-    server: String,
+    /// Where the server is, as a connection string. Default: $ANNALS_URL, else the
+    /// selected context's server, else kurrentdb://127.0.0.1:2113?tls=false.
+    #[arg(long, value_name = "URL", global = true)]
+    server: Option<String>,
+
+    /// A server by its name in `annals context ls`. Default: $ANNALS_CONTEXT.
+    #[arg(long, value_name = "NAME", global = true, conflicts_with = "server")]
+    context: Option<String>,
 
     /// How to print what was found.
     #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]
@@ -89,10 +92,21 @@ enum Command {
     Certs(certs::Arguments),
     /// Check the files of a node that is stopped, and print what is in them.
     Verify(verify::Arguments),
+    /// Look for what is wrong, here and at a server.
+    Doctor(doctor::Arguments),
+    /// Explain an error code.
+    Explain(explain::Arguments),
+    /// Give servers names.
+    Context(context::Arguments),
     /// Explain the configuration.
     Config(config::Arguments),
     /// Explain the metrics.
     Metrics(metrics::Arguments),
+    /// Write what a shell needs to complete commands.
+    Completion(completion::Arguments),
+    /// Print pages of the documentation that are made from the program.
+    #[command(hide = true)]
+    Reference(reference::Arguments),
     /// Tell what this is.
     Version(version::Arguments),
 }
@@ -144,8 +158,13 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(arguments).await,
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Context(arguments) => context::run(arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Metrics(arguments) => metrics::run(&arguments),
+        Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
+        Command::Reference(arguments) => reference::run(&arguments, Cli::command()),
         Command::Version(arguments) => version::run(&arguments),
     }
 }

@@ -11,6 +11,7 @@ mod client;
 mod cluster;
 pub mod connection_string;
 pub mod error;
+mod error_code;
 pub mod event;
 mod groups;
 mod read;

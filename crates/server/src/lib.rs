@@ -10,6 +10,7 @@ mod calls;
 pub mod config;
 mod consistency;
 pub mod context;
+mod error_code;
 #[doc(hidden)]
 pub mod fuzzing;
 mod groups;

@@ -4,9 +4,14 @@ pub(crate) mod all;
 pub(crate) mod bench;
 pub(crate) mod certs;
 pub(crate) mod cluster;
+pub(crate) mod completion;
 pub(crate) mod config;
+pub(crate) mod context;
+pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod metrics;
 pub(crate) mod psub;
+pub(crate) mod reference;
 pub(crate) mod scavenge;
 pub(crate) mod stream;
 pub(crate) mod user;
@@ -17,9 +22,10 @@ use std::io::IsTerminal as _;
 
 use annals_client::{Client, Cursor, Item, Reading, Settings, Source};
 
+use crate::contexts::Contexts;
 use crate::failure::{Code, Failure};
-use crate::output::Events;
-use crate::{Connection, output::Format};
+use crate::output::{Events, Format};
+use crate::{Connection, DEFAULT_URL};
 
 impl Connection {
     /// A client for the server that was named.
@@ -29,11 +35,31 @@ impl Connection {
 
     /// The connection string, read.
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
-        let settings: Settings = self.server.parse().map_err(Failure::usage)?;
+        let settings = self.named()?;
         if !settings.ignored.is_empty() {
             eprintln!("warning: the connection string's {} mean nothing here", settings.ignored.join(", "));
         }
         Ok(settings)
+    }
+
+    /// The server: by flag, by variable, by the selected context, or this machine.
+    fn named(&self) -> Result<Settings, Failure> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let server = self.server.clone().or_else(|| variable("ANNALS_URL").filter(|_| self.context.is_none()));
+        if let Some(server) = server {
+            return server.parse().map_err(Failure::usage);
+        }
+        let named = self.context.clone().or_else(|| variable("ANNALS_CONTEXT"));
+        let contexts = match Contexts::path() {
+            Ok(path) => Contexts::load(&path)?,
+            // Nobody's home: nobody's contexts.
+            Err(_) if named.is_none() => Contexts::default(),
+            Err(failure) => return Err(failure),
+        };
+        match named.or_else(|| contexts.selected.clone()) {
+            Some(name) => contexts.get(&name)?.settings(),
+            None => DEFAULT_URL.parse().map_err(Failure::usage),
+        }
     }
 
     pub(crate) fn format(&self) -> Format {

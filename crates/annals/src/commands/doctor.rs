@@ -1,0 +1,118 @@
+//! `annals doctor`: what is wrong, or will be, in one list.
+//!
+//! Each check looks at one thing, changes nothing, and says what to do about what it
+//! finds. A warning is what works today and may not tomorrow; only failures count for
+//! the exit code.
+
+mod cluster;
+mod machine;
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::Connection;
+use crate::failure::{Code, Failure};
+use crate::output::{self, Format};
+
+/// Flags of `annals doctor`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Looks at the server from here, as a client would: every member must answer at the
+address that it tells clients. With --data also at this machine, for who runs a node on
+it. Exit code 6 if something fails.
+
+Examples:
+  annals doctor --server 'kurrentdb://127.0.0.1:2113?tls=false'
+  annals doctor --context prod --data /var/lib/annals -o json")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+
+    /// Also look at this machine, and at the disk of this data directory. Writes and
+    /// removes one small file in it.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// Do not ask a server.
+    #[arg(long, requires = "data")]
+    offline: bool,
+}
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grade {
+    Pass,
+    Warn,
+    Fail,
+}
+
+impl Grade {
+    fn as_str(self) -> &'static str {
+        match self {
+            Grade::Pass => "PASS",
+            Grade::Warn => "WARN",
+            Grade::Fail => "FAIL",
+        }
+    }
+}
+
+/// What a check found.
+#[derive(Debug)]
+struct Finding {
+    check: &'static str,
+    grade: Grade,
+    /// What is so.
+    found: String,
+    /// What to do about it; empty where there is nothing to do.
+    advice: &'static str,
+}
+
+impl Finding {
+    fn pass(check: &'static str, found: impl Into<String>) -> Self {
+        Finding { check, grade: Grade::Pass, found: found.into(), advice: "" }
+    }
+
+    fn warn(check: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
+        Finding { check, grade: Grade::Warn, found: found.into(), advice }
+    }
+
+    fn fail(check: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
+        Finding { check, grade: Grade::Fail, found: found.into(), advice }
+    }
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let mut findings = Vec::new();
+    if let Some(data) = &arguments.data {
+        findings.extend(machine::look(data));
+    }
+    if !arguments.offline {
+        findings.extend(cluster::look(&arguments.connection.settings()?).await);
+    }
+    tell(&findings, arguments.connection.format())?;
+    match findings.iter().filter(|finding| finding.grade == Grade::Fail).count() {
+        0 => Ok(()),
+        failed => Err(Failure::new(Code::Unhealthy, anyhow::anyhow!("{failed} of {} checks failed", findings.len()))),
+    }
+}
+
+fn tell(findings: &[Finding], format: Format) -> Result<(), Failure> {
+    for Finding { check, grade, found, advice } in findings {
+        match format {
+            Format::Json => output::json(&json!({
+                "check": check,
+                "grade": grade.as_str(),
+                "found": found,
+                "advice": (!advice.is_empty()).then_some(advice),
+            }))?,
+            Format::Table => {
+                output::line(&format!("{}  {check:<12}  {found}", grade.as_str()))?;
+                if !advice.is_empty() {
+                    output::line(&format!("                    {advice}"))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! `annals explain`: what an error code means and what to do about it.
+
+use serde_json::json;
+
+use crate::codes::{PAGES, title};
+use crate::failure::{Code, Failure};
+use crate::output::{self, Format};
+
+/// Flags of `annals explain`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  annals explain ANN-1003
+  annals explain                     # all codes, a line each")]
+pub(crate) struct Arguments {
+    /// The code, as an error shows it; `1003` and `ann-1003` mean the same.
+    code: Option<String>,
+
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let Some(wanted) = &arguments.code else {
+        return match arguments.output {
+            Format::Table => {
+                let row = |(code, page): &(&str, &str)| vec![(*code).to_owned(), title(page).to_owned()];
+                Ok(output::table(&["CODE", "MEANING"], PAGES.iter().map(row).collect())?)
+            }
+            Format::Json => {
+                for (code, page) in PAGES {
+                    output::json(&json!({ "code": code, "title": title(page) }))?;
+                }
+                Ok(())
+            }
+        };
+    };
+    let number = wanted.to_ascii_uppercase();
+    let number = number.trim_start_matches("ANN-");
+    let found = PAGES.iter().find(|(code, _)| code.trim_start_matches("ANN-") == number);
+    let (code, page) = found.ok_or_else(|| {
+        let text = format!("there is no code {wanted}; `annals explain` lists them all");
+        Failure::new(Code::NotFound, anyhow::anyhow!(text))
+    })?;
+    match arguments.output {
+        Format::Table => output::line(page.trim_end())?,
+        Format::Json => output::json(&json!({ "code": code, "title": title(page), "page": page }))?,
+    }
+    Ok(())
+}
