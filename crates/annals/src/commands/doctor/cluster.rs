@@ -174,7 +174,7 @@ fn parked(groups: impl Iterator<Item = (String, i64)>) -> Finding {
     }
     if parked > 0 {
         let found = format!("{parked} parked messages in {}", with.join(", "));
-        return Finding::warn(CHECK, found, "annals psub parked ls GROUP SOURCE tells why; replay or drop them");
+        return Finding::warn(CHECK, found, "annals psub parked SOURCE GROUP tells why; then replay or drop-parked");
     }
     Finding::pass(CHECK, format!("{count}, nothing parked"))
 }
