@@ -105,6 +105,10 @@ enum Command {
         /// Everything random follows from it.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// So much of it: a third of the faults, in a third of the time. At least one of
+        /// each class; a run that saw none of a class still fails.
+        #[arg(long, default_value_t = 1.0, value_parser = share)]
+        share: f64,
         /// Only these scenarios.
         only: Vec<String>,
     },
@@ -130,6 +134,12 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+}
+
+/// Above 0, at most 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if share > 0.0 && share <= 1.0 { Ok(share) } else { Err("must be above 0 and at most 1".to_owned()) }
 }
 
 fn main() -> Result<ExitCode> {
@@ -160,7 +170,9 @@ fn main() -> Result<ExitCode> {
                 verdict::print(&report);
                 Ok(report.is_valid())
             }
-            Command::Smoke { common, seed, only } => smoke::run(&common.binary, &common.out, seed, &only).await,
+            Command::Smoke { common, seed, share, only } => {
+                smoke::run(&common.binary, &common.out, seed, share, &only).await
+            }
             Command::Long { common, hours, seed } => long::run(&common.binary, &common.out, hours, seed).await,
             Command::Bugs { common, bugs, seed } => bugs::run(&common.binary, &common.out, &bugs, seed).await,
         }

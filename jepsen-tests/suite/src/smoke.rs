@@ -43,8 +43,8 @@ const PARTS: &[Part] = &[
     part("access", 3, 6, 45),
 ];
 
-/// Runs them all, or those of these names.
-pub(crate) async fn run(binary: &Path, out: &Path, seed: u64, only: &[String]) -> Result<bool> {
+/// Runs them all, or those of these names, or a share of each.
+pub(crate) async fn run(binary: &Path, out: &Path, seed: u64, share: f64, only: &[String]) -> Result<bool> {
     let binary = harness::require_binary(binary)?;
     let begin = Instant::now();
     let (mut passed, mut failed) = (0, Vec::new());
@@ -57,16 +57,20 @@ pub(crate) async fn run(binary: &Path, out: &Path, seed: u64, only: &[String]) -
             // Two parts of one scenario must not share a directory.
             seed: seed * 100 + number as u64,
             nodes: part.nodes,
-            duration: Duration::from_secs(part.seconds),
+            duration: Duration::from_secs(part.seconds).mul_f64(share),
             binary: binary.clone(),
             out: out.to_owned(),
             seeded_bug: None,
         };
+        let faults = of(part.faults, share);
         let rerun = format!(
-            "annals-jepsen run {} --seed {} --nodes {} --faults {} --seconds {}",
-            job.scenario, job.seed, job.nodes, part.faults, part.seconds
+            "annals-jepsen run {} --seed {} --nodes {} --faults {faults} --seconds {:.0}",
+            job.scenario,
+            job.seed,
+            job.nodes,
+            job.duration.as_secs_f64()
         );
-        match scenario::run(job, Amount { faults: part.faults, minimum: part.minimum, hurry: 1.0 }).await {
+        match scenario::run(job, Amount { faults, minimum: part.minimum, hurry: 1.0 }).await {
             Ok(report) => {
                 verdict::print(&report);
                 if report.is_valid() {
@@ -86,4 +90,10 @@ pub(crate) async fn run(binary: &Path, out: &Path, seed: u64, only: &[String]) -
         println!("again: {rerun}");
     }
     Ok(failed.is_empty() && passed > 0)
+}
+
+/// At least one, where there are any.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "some tens")]
+fn of(faults: usize, share: f64) -> usize {
+    (faults as f64 * share).ceil() as usize
 }
