@@ -1,0 +1,1 @@
+"""Runs rendered Kubernetes manifests as real processes: see ../README.md."""
