@@ -16,8 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
 use crate::failure::{Code, Failure};
-use crate::layers;
-use crate::logging;
+use crate::layers::Sources;
 use crate::serve::{self, NodeArguments, Stop};
 
 /// How long the nodes of a cluster may take to stop before they are killed.
@@ -69,10 +68,10 @@ async fn one(arguments: &Arguments, data: PathBuf) -> Result<(), Failure> {
     flags.set("data", data.display().to_string());
     // Samples name admin:changeit, or nobody.
     flags.set("insecure", true);
-    let config = layers::config(&layers::layers(&[], flags)?)?;
-    logging::start(&config)?;
+    let sources = Sources { flags, ..Sources::default() };
+    let config = sources.config()?;
     let banner = config.log_format == LogFormat::Text;
-    serve::node(config, banner, false).await
+    serve::node(config, sources, banner, false).await
 }
 
 /// A node that runs as a process of its own.

@@ -41,6 +41,11 @@ impl Failure {
         Failure::new(Code::Usage, anyhow::anyhow!("{text}"))
     }
 
+    /// What it is, with all causes.
+    pub(crate) fn text(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
     /// Says it, with all causes.
     pub(crate) fn report(&self) -> ExitCode {
         // A reader that went away, as in `annals all read | head`, is no error.

@@ -68,6 +68,26 @@ impl Provider for Flags {
     }
 }
 
+/// Where a node has its configuration from, to be read again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sources {
+    /// In their order.
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) flags: Flags,
+}
+
+impl Sources {
+    /// All layers as they are now.
+    pub(crate) fn read(&self) -> Result<Figment, Failure> {
+        layers(&self.files, self.flags.clone())
+    }
+
+    /// The configuration as it is now, validated.
+    pub(crate) fn config(&self) -> Result<Config, Failure> {
+        config(&self.read()?)
+    }
+}
+
 /// All layers, the later over the earlier.
 pub(crate) fn layers(files: &[PathBuf], flags: Flags) -> Result<Figment, Failure> {
     let mut figment = Figment::from(Serialized::defaults(Config::default()));

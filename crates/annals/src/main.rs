@@ -14,6 +14,7 @@ mod layers;
 mod logging;
 mod output;
 mod processor;
+mod reload;
 mod serve;
 
 use std::process::ExitCode;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    all, bench, certs, cluster, completion, config, context, doctor, explain, metrics, psub, reference, scavenge,
+    all, bench, certs, cluster, completion, config, context, doctor, explain, metrics, node, psub, reference, scavenge,
     stream, user, verify, version,
 };
 use crate::failure::Failure;
@@ -84,6 +85,8 @@ enum Command {
     User(user::Arguments),
     /// Operate a cluster.
     Cluster(cluster::Arguments),
+    /// Operate one node.
+    Node(node::Arguments),
     /// Give the space of deleted, truncated and expired events back.
     Scavenge(scavenge::Arguments),
     /// Put load on a server or a cluster, and measure it.
@@ -154,6 +157,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Psub(arguments) => psub::run(arguments).await,
         Command::User(arguments) => user::run(arguments).await,
         Command::Cluster(arguments) => cluster::run(arguments).await,
+        Command::Node(arguments) => node::run(arguments).await,
         Command::Scavenge(arguments) => scavenge::run(arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::Certs(arguments) => certs::run(&arguments),

@@ -10,8 +10,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::{Code, Failure};
-use crate::layers::{self, Flags};
-use crate::logging;
+use crate::layers::{self, Flags, Sources};
+use crate::{logging, reload};
 
 /// How often readiness is looked at until the node is ready.
 const READY_POLL: Duration = Duration::from_millis(20);
@@ -124,23 +124,31 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     if arguments.insecure {
         flags.set("insecure", true);
     }
-    let figment = layers::layers(&arguments.config, flags)?;
+    let sources = Sources { files: arguments.config, flags };
+    let figment = sources.read()?;
     let config = layers::config(&figment)?;
     if arguments.dry_run {
         return crate::commands::config::explain(&figment, None);
     }
-    logging::start(&config)?;
     let banner = std::io::stderr().is_terminal() && config.log_format == LogFormat::Text;
-    node(config, banner, arguments.until_stdin_ends).await
+    node(config, sources, banner, arguments.until_stdin_ends).await
 }
 
 /// Runs one node until a signal, until a client asks it to shut down, or until
-/// standard input ends.
-pub(crate) async fn node(config: Config, banner: bool, until_stdin_ends: bool) -> Result<(), Failure> {
+/// standard input ends. On SIGHUP it reads its configuration again from `sources`.
+pub(crate) async fn node(
+    config: Config,
+    sources: Sources,
+    banner: bool,
+    until_stdin_ends: bool,
+) -> Result<(), Failure> {
     let started = Instant::now();
+    let logs = logging::start(&config)?;
     let stop = Stop::new()?;
-    let server = Server::start(config, None).await.map_err(refused)?;
+    let hangup = signal(SignalKind::hangup())?;
+    let server = Server::start_with(config, None, logs).await.map_err(refused)?;
     let context = server.context().clone();
+    let reloading = tokio::spawn(reload::run(hangup, sources, context.clone()));
     tracing::info!(
         version = version::VERSION,
         commit = version::COMMIT,
@@ -158,6 +166,7 @@ pub(crate) async fn node(config: Config, banner: bool, until_stdin_ends: bool) -
         failure = server.failed() => Err(refused(failure)),
     };
     readiness.abort();
+    reloading.abort();
     // A second signal means: now.
     let again = Stop::new()?;
     tokio::select! {

@@ -106,6 +106,8 @@ fn without_credentials_nothing_is_told_and_with_wrong_ones_neither() {
         &["user", "ls"],
         &["user", "show", "admin"],
         &["cluster", "add", "127.0.0.1:1"],
+        &["node", "log-level", "debug"],
+        &["node", "logs"],
     ] {
         let ran = nodes.run(None, arguments);
         assert!(ran.code != 0 && ran.err.contains("access denied") && ran.out.is_empty(), "{arguments:?}: {ran:#?}");

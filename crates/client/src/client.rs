@@ -20,7 +20,7 @@ use crate::channel::Connector;
 use crate::event::{BINARY, JSON};
 use crate::read::{Cursor, Direction, Item, ReadOptions, Source};
 use crate::{
-    Cluster, Error, Expected, Groups, NewEvent, NodePreference, Reading, Settings, Subscription, Users, error,
+    Cluster, Error, Expected, Groups, Logs, NewEvent, NodePreference, Reading, Settings, Subscription, Users, error,
 };
 
 /// How often a call follows a not-leader answer before it is given up: an
@@ -242,6 +242,11 @@ impl Client {
     /// may answer.
     pub fn headers(&self) -> &MetadataMap {
         &self.headers
+    }
+
+    /// What the node logs. Annals only.
+    pub fn logs(&self) -> Logs {
+        Logs::new(self.clone())
     }
 
     /// What operates a cluster. Annals only.

@@ -14,6 +14,7 @@ pub mod error;
 mod error_code;
 pub mod event;
 mod groups;
+mod logs;
 mod read;
 mod subscribe;
 mod users;
@@ -24,6 +25,7 @@ pub use connection_string::{Credentials, Host, InvalidConnectionString, NodePref
 pub use error::{Error, Kind};
 pub use event::{Expected, NewEvent, Recorded, Resolved};
 pub use groups::{Group, Groups, NewGroup};
+pub use logs::{LogLines, Logs};
 pub use read::{Cursor, Direction, Filter, Item, ReadOptions, Reading, Source};
 pub use subscribe::Subscription;
 pub use users::{User, Users};

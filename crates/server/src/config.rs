@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use annals_core::limits;
 use annals_raft::Status;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 const MIB: u64 = 1024 * 1024;
@@ -125,6 +126,12 @@ options! {
     /// Lines of one kind that are logged in a second, from the level `info` up.
     /// More are left out, and counted in a line of their own. 0: any number.
     log_lines_per_second_max: u64 = 100,
+
+    /// Other products whose names /metrics tells numbers under as well, so that
+    /// existing dashboards show something: `kurrentdb`, and `eventstore` for
+    /// the names before it. A list.
+    #[serde(deserialize_with = "list")]
+    metrics_compat: Vec<MetricsCompat> = Vec::new(),
 
     /// Open connections. One more is refused with a text that says so. Each
     /// costs some tens of KiB, and up to `connection_window_bytes` while it sends.
@@ -247,6 +254,16 @@ options! {
     /// Bytes of newest events kept in memory, from which live subscriptions
     /// are served. Who falls behind it reads from the disk.
     ring_bytes: u64 = 32 * MIB,
+}
+
+/// A product whose names of metrics are told as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MetricsCompat {
+    /// `kurrentdb_…`.
+    Kurrentdb,
+    /// `eventstore_…`, whose counters do not end in `_total`.
+    Eventstore,
 }
 
 /// How log lines are written.
@@ -552,19 +569,21 @@ fn host_port(option: &'static str, value: &str) -> Result<(), Invalid> {
 
 /// A list, or its elements in one text with commas between them: what an
 /// environment variable can hold.
-fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn list<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Either {
         List(Vec<String>),
         Text(String),
     }
-    Ok(match Either::deserialize(deserializer)? {
+    let texts = match Either::deserialize(deserializer)? {
         Either::List(list) => list,
         Either::Text(text) => {
             text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
         }
-    })
+    };
+    let element = |text: String| T::deserialize(IntoDeserializer::<D::Error>::into_deserializer(text));
+    texts.into_iter().map(element).collect()
 }
 
 #[cfg(test)]
@@ -668,6 +687,16 @@ mod tests {
     fn a_list_may_be_one_text() {
         let config: Config = serde_json::from_str(r#"{"bootstrap":"a:1, b:2"}"#).expect("reads");
         assert_eq!(config.bootstrap, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn products_with_other_names_are_known_ones() {
+        let read = serde_json::from_str::<Config>;
+        let config = read(r#"{"metrics_compat":"kurrentdb, eventstore"}"#).expect("reads");
+        assert_eq!(config.metrics_compat, [MetricsCompat::Kurrentdb, MetricsCompat::Eventstore]);
+        assert_eq!(read(r#"{"metrics_compat":["kurrentdb"]}"#).expect("reads").metrics_compat.len(), 1);
+        let refused = read(r#"{"metrics_compat":"kafka"}"#).expect_err("no such product");
+        assert!(refused.to_string().contains("`kurrentdb`"), "{refused}");
     }
 
     #[test]

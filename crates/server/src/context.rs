@@ -13,6 +13,7 @@ use crate::grpc::streams::room::Room;
 use crate::grpc::streams::stalls::Stalls;
 use crate::health::Health;
 use crate::limits::Callers;
+use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::receive::Reception;
 
@@ -24,6 +25,8 @@ pub struct Context {
     pub config: Config,
     /// Where everything is counted.
     pub metrics: Metrics,
+    /// What this process logs.
+    pub logs: Logs,
     /// How other nodes are connected to.
     pub(crate) peers: Arc<dyn Connect>,
     /// Whether this node may be sent work.

@@ -352,12 +352,7 @@ fn accepts_json(headers: &HeaderMap) -> bool {
 }
 
 async fn metrics(State(context): Shared) -> Response {
-    let rendered = tokio::task::spawn_blocking(move || {
-        let ready = context.health.is_ready(&context.node.status());
-        context.metrics.refresh(&context.node, &context.groups.stalls(), &context.config.data, ready);
-        context.metrics.render()
-    })
-    .await;
+    let rendered = tokio::task::spawn_blocking(move || context.metrics.scrape(&context)).await;
     match rendered {
         Ok(text) => {
             let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

@@ -19,6 +19,7 @@ pub mod health;
 mod http;
 pub mod limits;
 mod listener;
+pub mod logs;
 mod members;
 pub mod metrics;
 mod receive;
@@ -38,5 +39,6 @@ pub use config::Config;
 pub use context::Context;
 #[doc(hidden)]
 pub use grpc::streams::micro;
+pub use logs::Logs;
 pub use metrics::Metrics;
 pub use run::{RunError, Server, run};

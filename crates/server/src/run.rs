@@ -42,6 +42,7 @@ use crate::grpc::streams::room::Room;
 use crate::grpc::streams::stalls::Stalls;
 use crate::health::{self, Health};
 use crate::limits::Callers;
+use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::receive::Reception;
 use crate::tls::{self, LoadError, Tls};
@@ -127,7 +128,15 @@ impl Server {
     ///
     /// # Errors
     /// [`RunError`]: nothing is left running.
-    pub async fn start(mut config: Config, listener: Option<TcpListener>) -> Result<Server, RunError> {
+    pub async fn start(config: Config, listener: Option<TcpListener>) -> Result<Server, RunError> {
+        Server::start_with(config, listener, Logs::default()).await
+    }
+
+    /// The same for a process whose log can be read and changed from afar.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with(mut config: Config, listener: Option<TcpListener>, logs: Logs) -> Result<Server, RunError> {
         // Before the disks are touched: a port in use is the most common
         // mistake and must not leave a half-opened node.
         let listener = match listener {
@@ -162,6 +171,7 @@ impl Server {
         let context = Arc::new(Context {
             node,
             metrics,
+            logs,
             peers,
             health: Health::new(Duration::from_millis(config.election_max_ms) * LEADERLESS_ELECTIONS),
             shutdown_asked: CancellationToken::new(),

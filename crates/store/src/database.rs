@@ -139,9 +139,7 @@ impl Database {
 
     /// Writes a batch, all or nothing. Durable only after a flush.
     pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), Error> {
-        self.rocks
-            .write_without_wal(batch)
-            .map_err(|source| Error::Database { attempted: "write an entry's effects", source })
+        self.rocks.write_without_wal(batch).map_err(|source| Error::database("write an entry's effects", source))
     }
 
     /// Makes everything written durable.
@@ -184,7 +182,7 @@ impl Database {
         options.set_wait(wait);
         self.rocks
             .flush_cfs_opt(&columns.each_ref().map(|column| *column), &options)
-            .map_err(|source| Error::Database { attempted: "flush the state", source })
+            .map_err(|source| Error::database("flush the state", source))
     }
 
     /// What RocksDB has counted since it was opened.
@@ -201,7 +199,7 @@ impl Database {
     /// not copied.
     pub(crate) fn copy_to(&self, directory: &Path) -> Result<(), Error> {
         let copy = Checkpoint::new(&self.rocks).and_then(|checkpoint| checkpoint.create_checkpoint(directory));
-        copy.map_err(|source| Error::Database { attempted: "make a copy of the state", source })
+        copy.map_err(|source| Error::database("make a copy of the state", source))
     }
 
     /// The runs of a list.
@@ -248,7 +246,7 @@ impl Database {
 
 /// What an error means that came up while reading.
 pub(crate) fn reading(source: rocksdb::Error) -> Error {
-    Error::Database { attempted: "read the state", source }
+    Error::database("read the state", source)
 }
 
 /// Moves over the runs of one list.
@@ -280,13 +278,10 @@ impl RunIterator<'_> {
             return Ok(None);
         };
         let Some(Key::Run(list, last)) = Key::decode(Column::Runs, key) else {
-            return Err(Error::Corrupt {
-                key: Key::Run(self.list, 0),
-                source: Corruption::Invalid("a key of its list is malformed"),
-            });
+            return Err(Error::corrupt(Key::Run(self.list, 0), Corruption::Invalid("a key of its list is malformed")));
         };
         let run = Run::decode(last, value);
-        run.map(Some).map_err(|source| Error::Corrupt { key: Key::Run(list, last), source })
+        run.map(Some).map_err(|source| Error::corrupt(Key::Run(list, last), source))
     }
 }
 

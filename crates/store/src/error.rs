@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::keys::Key;
 use crate::record::Corruption;
@@ -34,7 +35,29 @@ pub enum Error {
     Stopped,
 }
 
+/// Of this process, whichever store: what damages one disk is a matter of the machine.
+static CORRUPTIONS: AtomicU64 = AtomicU64::new(0);
+
+/// How often this process found that something stored is not what was written.
+pub(crate) fn corruptions() -> u64 {
+    CORRUPTIONS.load(Ordering::Relaxed)
+}
+
 impl Error {
+    /// Something that serves requests or applies entries found this, which is counted.
+    pub(crate) fn corrupt(key: Key, source: Corruption) -> Error {
+        CORRUPTIONS.fetch_add(1, Ordering::Relaxed);
+        Error::Corrupt { key, source }
+    }
+
+    /// RocksDB failed. Its own checksums are counted with ours.
+    pub(crate) fn database(attempted: &'static str, source: rocksdb::Error) -> Error {
+        if source.kind() == rocksdb::ErrorKind::Corruption {
+            CORRUPTIONS.fetch_add(1, Ordering::Relaxed);
+        }
+        Error::Database { attempted, source }
+    }
+
     /// Whether all that is wrong is that the disk would have to be asked
     /// ([`Reach::Memory`](crate::database::Reach)).
     pub(crate) fn is_out_of_reach(&self) -> bool {

@@ -62,7 +62,7 @@ impl KnownRuns {
         let mut next = next;
         while next <= number {
             let run = found.filter(|run| run.position_of(next).is_some());
-            let run = run.ok_or(Error::Corrupt { key: Key::Run(list, next), source: Corruption::Missing })?;
+            let run = run.ok_or_else(|| Error::corrupt(Key::Run(list, next), Corruption::Missing))?;
             runs.push(run);
             next = run.last + 1;
             if next <= number {

@@ -448,7 +448,7 @@ impl State {
         if at == Position::START {
             return Ok(ChainHash::START);
         }
-        let corrupt = |source| Error::Corrupt { key: Key::Chain(at), source };
+        let corrupt = |source| Error::corrupt(Key::Chain(at), source);
         let bytes = self.database.get(Column::Chain, &keys::number(at.get()))?;
         let bytes = bytes.ok_or(Corruption::Missing).map_err(corrupt)?;
         let hash: [u8; 16] = (*bytes)

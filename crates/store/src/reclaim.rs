@@ -84,7 +84,7 @@ impl Mark {
     fn decode(mut bytes: &[u8]) -> Result<Mark, Error> {
         if bytes.len() != 24 {
             let source = Corruption::Length { expected: 24, found: bytes.len() };
-            return Err(Error::Corrupt { key: Key::GivenBack, source });
+            return Err(Error::corrupt(Key::GivenBack, source));
         }
         let mut id = [0; 16];
         bytes.copy_to_slice(&mut id);
@@ -105,7 +105,7 @@ impl State {
         let (mut looked_at, mut bytes) = (0, 0);
         while step.through < point && looked_at < limit.records && bytes < limit.bytes {
             let at = step.through.next();
-            let corrupt = |source| Error::Corrupt { key: Key::Record(at), source };
+            let corrupt = |source| Error::corrupt(Key::Record(at), source);
             let Some(value) = records.value() else {
                 records.status().map_err(reading)?;
                 return Err(corrupt(Corruption::Missing));

@@ -99,7 +99,7 @@ pub(crate) fn position_of(database: &Database, list: ListId, number: u64) -> Res
 }
 
 fn missing(list: ListId, number: u64) -> Error {
-    Error::Corrupt { key: Key::Run(list, number), source: Corruption::Missing }
+    Error::corrupt(Key::Run(list, number), Corruption::Missing)
 }
 
 /// Runs of a list that are in memory, each part in ascending order.

@@ -386,7 +386,7 @@ impl State {
         let mut at = begin;
         while at < tail {
             at = at.next();
-            let corrupt = |source| Error::Corrupt { key: Key::Record(at), source };
+            let corrupt = |source| Error::corrupt(Key::Record(at), source);
             let Some(bytes) = records.value() else {
                 records.status().map_err(crate::database::reading)?;
                 return Err(corrupt(Corruption::Missing));
@@ -426,7 +426,7 @@ fn checked(
     bytes: Option<&[u8]>,
     read: impl FnOnce(&[u8]) -> Result<Record, Corruption>,
 ) -> Result<Record, Error> {
-    let corrupt = |source| Error::Corrupt { key: Key::Record(at), source };
+    let corrupt = |source| Error::corrupt(Key::Record(at), source);
     let record = read(bytes.ok_or(Corruption::Missing).map_err(corrupt)?).map_err(corrupt)?;
     if record.position() != at {
         return Err(corrupt(Corruption::Misplaced { found: record.position() }));
@@ -436,7 +436,7 @@ fn checked(
 
 pub(crate) fn corrupt_head(key: &[u8], source: Corruption) -> Error {
     let key = Key::decode(Column::Heads, key).expect("made by this crate");
-    Error::Corrupt { key, source }
+    Error::corrupt(key, source)
 }
 
 pub(crate) fn read_standing(database: &Database) -> Result<Standing, Error> {
@@ -446,23 +446,22 @@ pub(crate) fn read_standing(database: &Database) -> Result<Standing, Error> {
 }
 
 fn decode_scavenge(bytes: Option<&[u8]>) -> Result<Option<Scavenge>, Error> {
-    let corrupt = |_| Error::Corrupt { key: Key::Scavenge, source: Corruption::Invalid("it cannot be read") };
+    let corrupt = |_| Error::corrupt(Key::Scavenge, Corruption::Invalid("it cannot be read"));
     bytes.map(|bytes| Scavenge::decode(Bytes::copy_from_slice(bytes))).transpose().map_err(corrupt)
 }
 
 pub(crate) fn decode_standing(bytes: Option<&[u8]>) -> Result<Standing, Error> {
     match bytes {
         None => Ok(Standing::new()),
-        Some(bytes) => Standing::decode(bytes).map_err(|source| Error::Corrupt { key: Key::Standing, source }),
+        Some(bytes) => Standing::decode(bytes).map_err(|source| Error::corrupt(Key::Standing, source)),
     }
 }
 
 pub(crate) fn read_format(database: &Database) -> Result<Option<u32>, Error> {
     let Some(bytes) = database.get(Column::Meta, &Key::Format.encode())? else { return Ok(None) };
-    let bytes: [u8; 4] = (*bytes).try_into().map_err(|_| Error::Corrupt {
-        key: Key::Format,
-        source: Corruption::Length { expected: 4, found: bytes.len() },
-    })?;
+    let bytes: [u8; 4] = (*bytes)
+        .try_into()
+        .map_err(|_| Error::corrupt(Key::Format, Corruption::Length { expected: 4, found: bytes.len() }))?;
     Ok(Some(u32::from_le_bytes(bytes)))
 }
 

@@ -32,6 +32,8 @@ pub struct Statistics {
     pub delayed_write_rate: u64,
     /// Background errors since the start. Anything but 0 is an alarm.
     pub background_errors: u64,
+    /// How often something stored was found not to be what was written, since the start.
+    pub corruptions: u64,
     /// Bytes of records in the ring of the newest records.
     pub ring_bytes: u64,
     /// Heads in the cache.
@@ -82,6 +84,7 @@ impl State {
             write_stopped: of_all(properties::IS_WRITE_STOPPED) != 0,
             delayed_write_rate: of_all(properties::ACTUAL_DELAYED_WRITE_RATE),
             background_errors: of_all(properties::BACKGROUND_ERRORS),
+            corruptions: crate::error::corruptions(),
             ring_bytes: self.ring.read().bytes() as u64,
             heads_cached: (self.streams.len() + self.indexes.len()) as u64,
             // Never waits for an entry that is being applied.

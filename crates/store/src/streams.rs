@@ -44,8 +44,7 @@ impl State {
                 heads.seek(&from);
                 continue;
             }
-            let corrupt =
-                |source| Error::Corrupt { key: Key::Head(Kind::Stream, Bytes::copy_from_slice(name)), source };
+            let corrupt = |source| Error::corrupt(Key::Head(Kind::Stream, Bytes::copy_from_slice(name)), source);
             let stream = StreamName::from_utf8(Bytes::copy_from_slice(name))
                 .map_err(|_| corrupt(Corruption::Invalid("it is no stream's name")))?;
             let head = StreamHead::decode(value).map_err(corrupt)?;

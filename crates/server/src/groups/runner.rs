@@ -469,11 +469,18 @@ impl Runner {
             parked: self.looked.parked,
             oldest_parked: self.looked.oldest,
             consumers: self.consumers.len(),
+            known: self.looked.known,
+            checkpoint: self.checkpoint_at(),
+            counts: self.group.counts(),
         });
         if !std::mem::replace(&mut self.looking, true) {
             let looking = self.look_up();
             self.beside.push(Box::pin(async move { Done::Looked(looking.await) }));
         }
+    }
+
+    fn checkpoint_at(&self) -> Option<u64> {
+        self.group.checkpointed_at().filter(|_| self.has_checkpoint)
     }
 
     fn look_up(&self) -> impl Future<Output = Result<Looked, Failure>> + Send + use<> {
@@ -491,7 +498,7 @@ impl Runner {
             delivered: self.group.counts().delivered,
             per_second: self.rate.per_second(),
             in_last: self.rate.in_last(),
-            checkpoint: self.group.checkpointed_at().filter(|_| self.has_checkpoint),
+            checkpoint: self.checkpoint_at(),
             known,
             waiting,
             retried,

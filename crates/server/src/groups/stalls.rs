@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use annals_core::Timestamp;
+use annals_core::group::Counts;
 use annals_store::Store;
 
 use super::definition::GroupName;
@@ -26,6 +27,12 @@ pub(crate) struct Stalls {
     pub(crate) oldest_parked: Duration,
     /// Consumers.
     pub(crate) consumers: usize,
+    /// The newest place of the source; none while it is empty.
+    pub(crate) known: Option<u64>,
+    /// The place up to which a new leader would know all to be finished.
+    pub(crate) checkpoint: Option<u64>,
+    /// What happened since this node serves it.
+    pub(crate) counts: Counts,
 }
 
 /// What is found in the store from time to time.

@@ -1,0 +1,184 @@
+//! `annals node logs` and `annals node log-level`: what a node logs.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use annals_client::Logs;
+use annals_proto::annals::v1::{LogLevelReply, LogLine};
+use annals_server::time::rfc3339;
+use serde_json::{Map, Value, json};
+
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Tell what a node logs, or change it while it runs.
+    #[command(after_help = "\
+DIRECTIVES are a level (error, warn, info, debug, trace), or levels of parts of the
+program: raft, server, store. What they do not name is logged as configured. Without
+--for they hold until the node is restarted, or reads its configuration again.
+What requests carry is never logged, whatever the level.
+
+Examples:
+  annals node log-level raft=debug --for 10m
+  annals node log-level debug,store=info --server 'kurrentdb://127.0.0.1:2114?tls=false'
+  annals node log-level --reset")]
+    LogLevel {
+        /// What is to be logged. Without it the node only tells.
+        directives: Option<String>,
+
+        /// For how long: 90s, 10m, 2h; a day at most.
+        #[arg(long = "for", value_name = "TIME", value_parser = time, requires = "directives")]
+        time: Option<Duration>,
+
+        /// Log as configured again.
+        #[arg(long, conflicts_with = "directives")]
+        reset: bool,
+    },
+    /// Print what a node has logged lately.
+    #[command(after_help = "\
+A node keeps its last 5,000 lines in memory; they are gone when it is restarted.
+
+Examples:
+  annals node logs --last 100
+  annals node logs -f --level warn --server 'kurrentdb://127.0.0.1:2114?tls=false'
+  annals node logs --last 0 -o json | jq 'select(.level == \"error\")'")]
+    Logs {
+        /// How many of the last lines; 0: all that are kept.
+        #[arg(long, default_value_t = 50)]
+        last: u32,
+
+        /// Print new lines as they come, until interrupted.
+        #[arg(short, long)]
+        follow: bool,
+
+        /// Only lines of this level and graver ones.
+        #[arg(long, default_value = "trace")]
+        level: String,
+    },
+}
+
+pub(crate) async fn run(command: Command, logs: &Logs, format: Format) -> Result<(), Failure> {
+    match command {
+        Command::LogLevel { directives, time, reset } => {
+            let reply = match directives {
+                Some(directives) => logs.set_level(&directives, time).await?,
+                None if reset => logs.reset_level().await?,
+                None => logs.level().await?,
+            };
+            Ok(tell_level(&reply, format)?)
+        }
+        Command::Logs { last, follow, level } => {
+            let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let mut lines = logs.lines(last, &level, follow).await?;
+            while let Some(line) = lines.next().await? {
+                match format {
+                    Format::Table => output::line(&text(&line, colours))?,
+                    Format::Json => output::json(&object(&line))?,
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn at(ticks: u64) -> String {
+    rfc3339(UNIX_EPOCH + Duration::from_micros(ticks / 10))
+}
+
+fn tell_level(reply: &LogLevelReply, format: Format) -> std::io::Result<()> {
+    let LogLevelReply { directives, configured, ends, node } = reply;
+    let ends = (*ends > 0).then(|| at(*ends));
+    if format == Format::Json {
+        return output::json(&json!({
+            "node": node,
+            "level": directives,
+            "configured": configured,
+            "ends": ends,
+        }));
+    }
+    if directives == configured {
+        return output::line(&format!("node {node} logs {directives}, as configured"));
+    }
+    let until = ends.map_or_else(|| "its next restart or reload".to_owned(), |ends| ends);
+    output::line(&format!("node {node} logs {directives} until {until}, then {configured} as configured"))
+}
+
+fn text(line: &LogLine, colours: bool) -> String {
+    let colour = match line.level.as_str() {
+        "error" => "31",
+        "warn" => "33",
+        "info" => "32",
+        _ => "34",
+    };
+    let level = line.level.to_uppercase();
+    let level = if colours { format!("\x1b[{colour}m{level:>5}\x1b[0m") } else { format!("{level:>5}") };
+    let mut text = String::new();
+    if line.missed > 0 {
+        text.push_str(&format!("… {} lines left out: they came faster than they could be read\n", line.missed));
+    }
+    text.push_str(&format!("{} {level} {}: {}", at(line.time), line.target, plain(&line.message)));
+    for field in &line.fields {
+        text.push_str(&format!(" {}={}", field.name, plain(&field.value)));
+    }
+    text
+}
+
+/// Without what a terminal would act on: a line may name what a client made up.
+fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
+fn object(line: &LogLine) -> Value {
+    let mut object = Map::new();
+    object.insert("number".to_owned(), json!(line.number));
+    object.insert("time".to_owned(), json!(at(line.time)));
+    object.insert("level".to_owned(), json!(line.level));
+    object.insert("target".to_owned(), json!(line.target));
+    object.insert("message".to_owned(), json!(line.message));
+    let fields: Map<_, _> = line.fields.iter().map(|field| (field.name.clone(), json!(field.value))).collect();
+    object.insert("fields".to_owned(), Value::Object(fields));
+    if line.missed > 0 {
+        object.insert("missed".to_owned(), json!(line.missed));
+    }
+    Value::Object(object)
+}
+
+/// A number and `s`, `m` or `h`.
+fn time(text: &str) -> Result<Duration, String> {
+    let unclear = || "write a number and s, m or h, such as 10m".to_owned();
+    let unit = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3_600,
+        _ => return Err(unclear()),
+    };
+    let number = text.trim_end_matches(['s', 'm', 'h']).parse::<u64>().map_err(|_| unclear())?;
+    match number.checked_mul(unit) {
+        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        Some(_) | None => Err(unclear()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_number_and_a_unit() {
+        assert_eq!(time("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(time("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(time("2h"), Ok(Duration::from_secs(7_200)));
+        for wrong in ["", "10", "m", "0s", "-1s", "1d", "99999999999999999999h", "18446744073709551615h"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing_to_act_on() {
+        let line = LogLine { message: "a\u{1b}[2Jb".to_owned(), level: "info".to_owned(), ..LogLine::default() };
+        assert!(text(&line, false).ends_with("a\\u{1b}[2Jb"), "{}", text(&line, false));
+    }
+}
