@@ -287,8 +287,9 @@ impl Logs {
     /// # Errors
     /// Nothing has changed.
     pub fn reset(&self) -> Result<Level, LevelError> {
-        let configured = self.level().configured;
-        self.configure(&configured)
+        let mut control = self.0.control.lock();
+        let control = control.as_mut().ok_or(LevelError::Fixed)?;
+        control.configure(&control.configured.clone())
     }
 
     /// Logs as configured, which is this from now on.
@@ -296,17 +297,18 @@ impl Logs {
     /// # Errors
     /// Nothing has changed.
     pub fn configure(&self, configured: &str) -> Result<Level, LevelError> {
-        let mut control = self.0.control.lock();
-        let control = control.as_mut().ok_or(LevelError::Fixed)?;
-        control.change(configured, None)?;
-        control.configured = configured.to_owned();
-        control.set = None;
-        Ok(control.level())
+        self.0.control.lock().as_mut().ok_or(LevelError::Fixed)?.configure(configured)
     }
 
+    /// Ends a change, unless another one came after it.
     fn end(&self, change: u64) {
-        let is_current = self.0.control.lock().as_ref().is_some_and(|control| control.changes == change);
-        if is_current && let Ok(level) = self.reset() {
+        let ended = {
+            let mut control = self.0.control.lock();
+            let current = control.as_mut().filter(|control| control.changes == change);
+            current.map(|control| control.configure(&control.configured.clone()))
+        };
+        // Not while the lock is held: whoever logs may ask for the level.
+        if let Some(Ok(level)) = ended {
             tracing::info!(level = level.directives, "the log level that was set for a time has ended");
         }
     }
@@ -318,6 +320,13 @@ impl Control {
             .map_err(|why| LevelError::Directives { directives: set.unwrap_or(configured).to_owned(), why })?;
         self.changes += 1;
         Ok(())
+    }
+
+    fn configure(&mut self, configured: &str) -> Result<Level, LevelError> {
+        self.change(configured, None)?;
+        self.configured = configured.to_owned();
+        self.set = None;
+        Ok(self.level())
     }
 
     fn level(&self) -> Level {

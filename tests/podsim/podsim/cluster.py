@@ -91,6 +91,10 @@ class Cluster:
     def tell(self, what: str) -> None:
         print(f"  {time.monotonic() - self._begun:7.1f} s  {what}", flush=True)
 
+    @property
+    def failed_hooks(self) -> list[str]:
+        return self._world.failed_hooks
+
     # --- what there is ---------------------------------------------------------------
 
     def pods(self) -> list[Pod]:

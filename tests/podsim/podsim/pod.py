@@ -60,6 +60,8 @@ class World:
         # What each image is: the program that is its entry point.
         self.binaries = binaries
         self.resolv_conf = directory / "resolv.conf"
+        # What preStop hooks said that did not end well.
+        self.failed_hooks: list[str] = []
 
 
 class Pod:
@@ -231,7 +233,9 @@ class Pod:
             if code == 0:
                 self._say(f"preStop done in {took:.1f} s")
             else:  # The kubelet tells an event of it, and goes on.
-                self._say(f"FailedPreStopHook after {took:.1f} s, code {code}: {output[-300:]}")
+                event = f"FailedPreStopHook after {took:.1f} s, code {code}: {output[-300:]}"
+                self._world.failed_hooks.append(f"{self.name}: {event}")
+                self._say(event)
         # Without a grace period, as `kubectl delete --grace-period=0 --force`.
         if grace > 0:
             container.send_signal(signal.SIGTERM)

@@ -119,6 +119,7 @@ impl Reader {
                 }
                 let missed = line.number - self.taken - 1;
                 self.taken = line.number;
+                // One that comes after a gap is told whatever its level: it tells of the gap.
                 if line.gravity <= self.gravest || missed > 0 {
                     return Some((Ok(told(&line, missed)), self));
                 }

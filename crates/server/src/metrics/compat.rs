@@ -312,6 +312,9 @@ impl Process {
     }
 }
 
+/// What a name means is told by those whose it is, and in docs/monitoring.md.
+const HELP: &str = "A name of another product, for its dashboards.";
+
 fn write(family: &Family<'_>, product: MetricsCompat, out: &mut String) {
     let (name, kind) = match (product, family.kind, family.name) {
         (MetricsCompat::Kurrentdb, "counter", name) => (format!("kurrentdb_{name}_total"), "counter"),
@@ -321,6 +324,7 @@ fn write(family: &Family<'_>, product: MetricsCompat, out: &mut String) {
         (MetricsCompat::Eventstore, kind, name) => (format!("eventstore_{name}"), kind),
     };
     // Writing to a string cannot fail.
+    let _ = writeln!(out, "# HELP {name} {HELP}");
     let _ = writeln!(out, "# TYPE {name} {kind}");
     for (suffix, labels, value) in &family.samples {
         let _ = write!(out, "{name}{suffix}");
@@ -349,14 +353,15 @@ mod tests {
         let counter = Family::new("counter", "io_events").with(&[("activity", "a \"b\"\\")], 3.0);
         assert_eq!(
             written(&counter, MetricsCompat::Kurrentdb),
-            "# TYPE kurrentdb_io_events_total counter\nkurrentdb_io_events_total{activity=\"a \\\"b\\\"\\\\\"} 3\n"
+            format!(
+                "# HELP kurrentdb_io_events_total {HELP}\n# TYPE kurrentdb_io_events_total counter\n\
+                 kurrentdb_io_events_total{{activity=\"a \\\"b\\\"\\\\\"}} 3\n"
+            )
         );
-        assert!(written(&counter, MetricsCompat::Eventstore).starts_with("# TYPE eventstore_io_events counter\n"));
+        assert!(written(&counter, MetricsCompat::Eventstore).contains("\n# TYPE eventstore_io_events counter\n"));
         let statuses = Family::new("gauge", "statuses").with(&[], 1.0);
-        assert_eq!(
-            written(&statuses, MetricsCompat::Eventstore),
-            "# TYPE eventstore_statuses counter\neventstore_statuses 1\n"
-        );
-        assert!(written(&statuses, MetricsCompat::Kurrentdb).starts_with("# TYPE kurrentdb_statuses gauge\n"));
+        let old = written(&statuses, MetricsCompat::Eventstore);
+        assert!(old.ends_with("# TYPE eventstore_statuses counter\neventstore_statuses 1\n"), "{old}");
+        assert!(written(&statuses, MetricsCompat::Kurrentdb).contains("\n# TYPE kurrentdb_statuses gauge\n"));
     }
 }
