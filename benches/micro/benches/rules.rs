@@ -46,6 +46,10 @@ impl Heads for OneStream {
     fn time(&self) -> Timestamp {
         Timestamp::default()
     }
+    fn lease(&self) -> Option<annals_core::Lease> {
+        None
+    }
+
     fn scavenge(&self) -> Option<Scavenge> {
         None
     }

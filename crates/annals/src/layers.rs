@@ -22,6 +22,10 @@ const FLAGS: &[&str] = &[
     "node_address",
     "data",
     "bootstrap",
+    "join",
+    "bootstrap_expect",
+    "node_name",
+    "replica",
     "tls_cert",
     "tls_key",
     "tls_ca",
@@ -115,9 +119,14 @@ pub(crate) fn layers(files: &[PathBuf], flags: Flags) -> Result<Figment, Failure
 
 /// The configuration, validated.
 pub(crate) fn config(figment: &Figment) -> Result<Config, Failure> {
-    let config: Config = figment.extract().map_err(|error| Failure::usage(describe(error)))?;
+    let config = read(figment)?;
     config.validate().map_err(|invalid| Failure::new(Code::Usage, invalid))?;
     Ok(config)
+}
+
+/// The configuration as it is, for who does not serve with it.
+pub(crate) fn read(figment: &Figment) -> Result<Config, Failure> {
+    figment.extract().map_err(|error| Failure::usage(describe(error)))
 }
 
 /// Where an option's value came from.

@@ -9,11 +9,13 @@ mod codes;
 mod commands;
 mod contexts;
 mod dev;
+mod duration;
 mod failure;
 mod layers;
 mod logging;
 mod output;
 mod processor;
+mod progress;
 mod reload;
 mod serve;
 
@@ -22,8 +24,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    all, bench, certs, cluster, completion, config, context, doctor, explain, metrics, node, psub, reference, scavenge,
-    stream, user, verify, version,
+    all, backup, bench, certs, cluster, completion, config, context, doctor, explain, export, import, metrics, node,
+    psub, reference, scavenge, stream, user, verify, version,
 };
 use crate::failure::Failure;
 use crate::output::Format;
@@ -85,10 +87,16 @@ enum Command {
     User(user::Arguments),
     /// Operate a cluster.
     Cluster(cluster::Arguments),
-    /// Operate one node.
+    /// Operate one node: logs, and what comes before and after a restart.
     Node(node::Arguments),
     /// Give the space of deleted, truncated and expired events back.
     Scavenge(scavenge::Arguments),
+    /// Back a cluster up, and make a new one out of a backup.
+    Backup(backup::Arguments),
+    /// Write events as lines of JSON.
+    Export(export::Arguments),
+    /// Bring events in from lines of JSON, or from another server.
+    Import(import::Arguments),
     /// Put load on a server or a cluster, and measure it.
     Bench(bench::Arguments),
     /// Make a CA and certificates for a test cluster.
@@ -159,6 +167,9 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Cluster(arguments) => cluster::run(arguments).await,
         Command::Node(arguments) => node::run(arguments).await,
         Command::Scavenge(arguments) => scavenge::run(arguments).await,
+        Command::Backup(arguments) => backup::run(arguments).await,
+        Command::Export(arguments) => export::run(arguments).await,
+        Command::Import(arguments) => import::run(arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::Certs(arguments) => certs::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),

@@ -25,6 +25,7 @@ name in capitals), then flags. `annals config explain` lists them all.
 Examples:
   annals serve --data /var/lib/annals --bootstrap 127.0.0.1:2113
   annals serve --data data --bootstrap 127.0.0.1:2113 --set admin_password_file=password
+  annals serve --listen 127.0.0.1:2114 --data data-4 --join 127.0.0.1:2113 --insecure
   annals serve --config node.toml --listen 0.0.0.0:2113 --node-address a.example:2113 \\
     --tls-cert a.crt --tls-key a.key --tls-ca ca.crt")]
 pub(crate) struct Arguments {
@@ -50,6 +51,22 @@ pub(crate) struct Arguments {
     /// The addresses of all first members of a new cluster.
     #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
     bootstrap: Option<Vec<String>>,
+
+    /// Seeds by which an empty node finds its cluster, and asks to be added to it.
+    #[arg(long, value_name = "HOST:PORT,dns://NAME:PORT,…", value_delimiter = ',')]
+    join: Option<Vec<String>>,
+
+    /// Start a cluster with so many empty nodes that find each other by --join.
+    #[arg(long, value_name = "N")]
+    bootstrap_expect: Option<u32>,
+
+    /// What people call this node.
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+
+    /// Join as a read replica, which never votes.
+    #[arg(long)]
+    replica: bool,
 
     /// The certificate of this node: the port then speaks TLS.
     #[arg(long, value_name = "FILE")]
@@ -116,6 +133,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     flags.set_some("node_address", arguments.node_address);
     flags.set_some("data", arguments.data.map(|data| data.display().to_string()));
     flags.set_some("bootstrap", arguments.bootstrap);
+    flags.set_some("join", arguments.join);
+    flags.set_some("bootstrap_expect", arguments.bootstrap_expect);
+    flags.set_some("node_name", arguments.node_name);
+    if arguments.replica {
+        flags.set("replica", true);
+    }
     for (name, file) in [("tls_cert", arguments.tls_cert), ("tls_key", arguments.tls_key), ("tls_ca", arguments.tls_ca)]
     {
         flags.set_some(name, file.map(|file| file.display().to_string()));
@@ -224,7 +247,9 @@ pub(crate) fn server_flag(url: &str) -> String {
 fn refused(error: RunError) -> Failure {
     let code = match &error {
         RunError::Config(_) | RunError::Tls(_) | RunError::AdminPassword { .. } => Code::Usage,
-        RunError::Listen { .. } | RunError::Open { .. } | RunError::Outdated(_) => Code::Failed,
+        RunError::Listen { .. } | RunError::Open { .. } | RunError::LocalToken { .. } | RunError::Outdated(_) => {
+            Code::Failed
+        }
     };
     Failure::new(code, error)
 }

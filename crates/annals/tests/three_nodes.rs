@@ -146,10 +146,10 @@ fn leadership_is_handed_over_and_nodes_come_and_go() {
         (run(&["cluster", "promote", &id, "--server", &url(ports[2])]).code == 0).then_some(())
     });
     assert_eq!(run(&["stream", "read", "s", "-o", "json", "--server", &url(port)]).exits(0).lines().len(), 1);
-    run(&["cluster", "remove", &id, "--server", &url(ports[0])]).exits(0);
+    run(&["cluster", "remove", &id, "--yes", "--server", &url(ports[0])]).exits(0);
     let left = status(ports[0]).expect("answers")["nodes"].as_array().expect("a list").len();
     assert_eq!(left, 3);
-    run(&["cluster", "remove", "99", "--server", &url(ports[0])]).exits(3);
+    run(&["cluster", "remove", "99", "--yes", "--server", &url(ports[0])]).exits(3);
     fourth.kill().expect("our child");
     fourth.wait().expect("our child");
 }
@@ -222,8 +222,7 @@ fn a_node_whose_disk_was_emptied_says_what_it_waits_for_and_the_way_back() {
         said.contains("a cluster calls this node as its node 4").then_some(said)
     });
     assert!(said.contains("waits to be added"), "{said}");
-    assert!(said.contains("annals cluster remove 4"), "{said}");
-    assert!(said.contains(&format!("annals cluster add {}", fourth.address)), "{said}");
+    assert!(said.contains(&format!("annals cluster replace 4 --with {}", fourth.address)), "{said}");
     assert_eq!(get(fourth.port, "/readyz").status, 503);
     assert_eq!(get(fourth.nodes.port, "/readyz").status, 200);
 }

@@ -110,7 +110,7 @@ impl Connector {
                 .keep_alive_while_idle(true);
         }
         if self.settings.tls {
-            let tls = self.tls().await?.domain_name(&host.name);
+            let tls = self.tls().await?.domain_name(self.settings.tls_server_name.as_ref().unwrap_or(&host.name));
             endpoint = endpoint.tls_config(tls).map_err(|error| Error::Tls(causes(&error)))?;
         }
         endpoint.connect().await.map_err(|error| {

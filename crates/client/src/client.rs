@@ -20,7 +20,8 @@ use crate::channel::Connector;
 use crate::event::{BINARY, JSON};
 use crate::read::{Cursor, Direction, Item, ReadOptions, Source};
 use crate::{
-    Cluster, Error, Expected, Groups, Logs, NewEvent, NodePreference, Reading, Settings, Subscription, Users, error,
+    Backups, Cluster, Error, Expected, Groups, Logs, Maintenance, NewEvent, NodePreference, Reading, Settings,
+    Subscription, Users, error,
 };
 
 /// How often a call follows a not-leader answer before it is given up: an
@@ -254,9 +255,19 @@ impl Client {
         Cluster::new(self.clone())
     }
 
+    /// What backs a cluster up, and fills one. Annals only.
+    pub fn backups(&self) -> Backups {
+        Backups::new(self.clone())
+    }
+
     /// What administers accounts.
     pub fn users(&self) -> Users {
         Users::new(self.clone())
+    }
+
+    /// What maintains the node that we are connected to.
+    pub fn maintenance(&self) -> Maintenance {
+        Maintenance::new(self.clone())
     }
 
     /// What operates consumer groups.
@@ -327,6 +338,10 @@ fn headers(settings: &Settings) -> MetadataMap {
             .expect("base64 is made of characters that a header may hold");
         value.set_sensitive(true);
         headers.insert("authorization", value);
+    }
+    if let Some(mut token) = settings.local_token.as_ref().and_then(|token| MetadataValue::try_from(token).ok()) {
+        token.set_sensitive(true);
+        headers.insert("annals-local-token", token);
     }
     if let Some(name) = settings.connection_name.as_ref().and_then(|name| MetadataValue::try_from(name).ok()) {
         headers.insert("connection-name", name);

@@ -36,7 +36,21 @@ impl Cluster {
     /// # Errors
     /// No leader, the node cannot be reached, or it is not empty.
     pub async fn add(&self, address: &str) -> Result<u64, Error> {
-        let request = || self.client.request(AddNodeRequest { address: address.to_owned() }, Deadline::Long);
+        self.added(address, 0).await
+    }
+
+    /// Adds the empty node that waits at this `host:port`, and has it take the place of
+    /// a member that is gone as soon as it has caught up. Answers the id of the new one.
+    ///
+    /// # Errors
+    /// As of [`Cluster::add`]; or the old node is there, with its data.
+    pub async fn replace(&self, old: u64, address: &str) -> Result<u64, Error> {
+        self.added(address, old).await
+    }
+
+    async fn added(&self, address: &str, replaces: u64) -> Result<u64, Error> {
+        let message = AddNodeRequest { address: address.to_owned(), replaces };
+        let request = || self.client.request(message.clone(), Deadline::Long);
         let reply = self.client.call(|channel| async move { service(channel).add_node(request()).await }).await?;
         Ok(reply.node)
     }
@@ -46,17 +60,18 @@ impl Cluster {
     /// # Errors
     /// No leader, no such learner, or it is too far behind.
     pub async fn promote(&self, node: u64) -> Result<u64, Error> {
-        let request = || self.client.request(NodeRequest { node }, Deadline::Long);
+        let request = || self.client.request(NodeRequest { node, force: false }, Deadline::Long);
         let reply = self.client.call(|channel| async move { service(channel).promote(request()).await }).await?;
         Ok(reply.node)
     }
 
-    /// Takes a node out of the cluster for good.
+    /// Takes a node out of the cluster for good; with `force` also if the voters that
+    /// are left cannot decide anything before more of them are back.
     ///
     /// # Errors
-    /// No leader, or no such node.
-    pub async fn remove(&self, node: u64) -> Result<u64, Error> {
-        let request = || self.client.request(NodeRequest { node }, Deadline::Long);
+    /// No leader, or no such node, or without `force` too few would be left.
+    pub async fn remove(&self, node: u64, force: bool) -> Result<u64, Error> {
+        let request = || self.client.request(NodeRequest { node, force }, Deadline::Long);
         let reply = self.client.call(|channel| async move { service(channel).remove(request()).await }).await?;
         Ok(reply.node)
     }

@@ -49,6 +49,12 @@ pub struct Settings {
     pub keep_alive_timeout: Duration,
     /// `defaultDeadline`, milliseconds [10000]: of calls that do not stream.
     pub default_deadline: Duration,
+    /// The name for which the server's certificate must be, where it is another one than
+    /// the host's. No connection string says it.
+    pub tls_server_name: Option<String>,
+    /// The token that a node on this machine leaves in its data directory. No connection
+    /// string says it.
+    pub local_token: Option<String>,
     /// `connectionName`: how the server calls us.
     pub connection_name: Option<String>,
     /// Options that this client does not know, in their order.
@@ -172,6 +178,8 @@ impl Settings {
             keep_alive_interval: Some(Duration::from_millis(10_000)),
             keep_alive_timeout: Duration::from_millis(10_000),
             default_deadline: Duration::from_millis(10_000),
+            tls_server_name: None,
+            local_token: None,
             connection_name: None,
             ignored: Vec::new(),
         }

@@ -82,6 +82,18 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether the same call may succeed when it is made again: nobody answered, or the
+    /// connection broke off on the way.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            // What a broken connection becomes depends on where it breaks.
+            Error::Status(status) if matches!(status.code(), Code::Unknown | Code::Internal) => true,
+            other => other.kind() == Kind::Unavailable,
+        }
+    }
+}
+
 impl From<Status> for Error {
     /// By the trailer `exception`, as the protocol has it.
     fn from(status: Status) -> Self {

@@ -3,9 +3,10 @@
 //! a cluster.
 //!
 //! It speaks the public protocol, so that everything but
-//! [`Client::cluster`] works against any server that speaks it too.
+//! [`Client::cluster`] and [`Client::backups`] works against any server that speaks it too.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod channel;
 mod client;
 mod cluster;
@@ -15,10 +16,12 @@ mod error_code;
 pub mod event;
 mod groups;
 mod logs;
+mod maintenance;
 mod read;
 mod subscribe;
 mod users;
 
+pub use backup::{Answers, Backups, Importing, Records};
 pub use client::{Appended, Client, Deleted};
 pub use cluster::Cluster;
 pub use connection_string::{Credentials, Host, InvalidConnectionString, NodePreference, Settings};
@@ -26,6 +29,7 @@ pub use error::{Error, Kind};
 pub use event::{Expected, NewEvent, Recorded, Resolved};
 pub use groups::{Group, Groups, NewGroup};
 pub use logs::{LogLines, Logs};
+pub use maintenance::Maintenance;
 pub use read::{Cursor, Direction, Filter, Item, ReadOptions, Reading, Source};
 pub use subscribe::Subscription;
 pub use users::{User, Users};

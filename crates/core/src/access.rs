@@ -214,7 +214,10 @@ pub(crate) fn denies<H: Heads>(
         | Command::For { .. }
         | Command::StartScavenge { .. }
         | Command::Reclaim(_)
-        | Command::StopScavenge { .. } => Ok(None),
+        | Command::StopScavenge { .. }
+        | Command::AcquireLease(_)
+        | Command::ReleaseLease { .. }
+        | Command::Import(_) => Ok(None),
     }
 }
 

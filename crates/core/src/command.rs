@@ -10,6 +10,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
 use crate::event::{self, Event, EventId, EventType};
+use crate::import::{self, Import, Imported};
+use crate::lease::Acquire;
 use crate::scavenge;
 use crate::wire::{DecodeError, Input};
 use crate::{Expected, Position, Principal, Reclaim, Revision, StreamName, Timestamp};
@@ -58,6 +60,17 @@ pub enum Command {
     StopScavenge {
         /// Only this one; none for any.
         id: Option<Uuid>,
+    },
+    /// Take in events that were recorded elsewhere.
+    Import(Import),
+    /// Take the maintenance lease, or prolong it.
+    AcquireLease(Acquire),
+    /// Give it back.
+    ReleaseLease {
+        /// The node that has it.
+        node: u64,
+        /// The start of that node which took it.
+        boot: Uuid,
     },
 }
 
@@ -150,12 +163,16 @@ impl Batch {
 const START_SCAVENGE: u8 = 16;
 const RECLAIM: u8 = 17;
 const STOP_SCAVENGE: u8 = 18;
+const IMPORT: u8 = 48;
+const ACQUIRE_LEASE: u8 = 32;
+const RELEASE_LEASE: u8 = 33;
 
 impl Command {
-    /// Whether an encoded command gives space back rather than take it: what must
-    /// be possible when the disk is full.
+    /// Whether an encoded command must be possible when the disk is full: it gives space
+    /// back rather than take it, or is about the maintenance of a node.
     pub fn gives_space(encoded: &[u8]) -> bool {
-        matches!(encoded.first(), Some(&(START_SCAVENGE | RECLAIM | STOP_SCAVENGE)))
+        let possible = [START_SCAVENGE, RECLAIM, STOP_SCAVENGE, ACQUIRE_LEASE, RELEASE_LEASE];
+        encoded.first().is_some_and(|tag| possible.contains(tag))
     }
 
     /// The command's bytes.
@@ -181,12 +198,7 @@ impl Command {
                 put_len(out, append.events.len());
                 for (target, event) in &append.events {
                     out.put_u32_le(*target);
-                    out.put_u8(event::flags(event.content, event.properties));
-                    out.put_u32_le(event.checksum);
-                    out.put_slice(event.id.uuid().as_bytes());
-                    put_bytes(out, event.event_type.as_bytes());
-                    put_bytes(out, &event.metadata);
-                    put_bytes(out, &event.data);
+                    put_event(out, event);
                 }
             }
             Command::Delete { stream, expected } => {
@@ -226,6 +238,26 @@ impl Command {
                 out.put_u8(STOP_SCAVENGE);
                 out.put_slice(id.unwrap_or_default().as_bytes());
             }
+            Command::Import(Import { events }) => {
+                out.put_u8(IMPORT);
+                put_len(out, events.len());
+                for Imported { stream, revision, created, event } in events {
+                    put_bytes(out, stream.as_bytes());
+                    // No revision lies above TOMBSTONE, so that this number is free.
+                    out.put_u64_le(revision.map_or(u64::MAX, Revision::get));
+                    out.put_u64_le(created.ticks());
+                    put_event(out, event);
+                }
+            }
+            Command::AcquireLease(acquire) => {
+                out.put_u8(ACQUIRE_LEASE);
+                acquire.put(out);
+            }
+            Command::ReleaseLease { node, boot } => {
+                out.put_u8(RELEASE_LEASE);
+                out.put_u64_le(*node);
+                out.put_slice(boot.as_bytes());
+            }
         }
     }
 
@@ -241,6 +273,11 @@ impl Command {
             Command::For { principal, command } => 1 + principal_len(principal) + command.encoded_len(),
             Command::StartScavenge { .. } | Command::StopScavenge { .. } => 17,
             Command::Reclaim(Reclaim { positions, .. }) => 37 + 8 * positions.len(),
+            Command::Import(Import { events }) => {
+                5 + events.iter().map(|one| 53 + one.stream.as_str().len() + one.event.size()).sum::<usize>()
+            }
+            Command::AcquireLease(_) => 1 + Acquire::ENCODED_LEN,
+            Command::ReleaseLease { .. } => 1 + 8 + 16,
         }
     }
 
@@ -303,6 +340,9 @@ impl Command {
             START_SCAVENGE => Command::StartScavenge { id: input.uuid()? },
             RECLAIM => Command::Reclaim(read_reclaim(input)?),
             STOP_SCAVENGE => Command::StopScavenge { id: Some(input.uuid()?).filter(|id| !id.is_nil()) },
+            IMPORT => Command::Import(read_import(input)?),
+            ACQUIRE_LEASE => Command::AcquireLease(Acquire::read(input)?),
+            RELEASE_LEASE => Command::ReleaseLease { node: input.u64()?, boot: input.uuid()? },
             other => return Err(DecodeError::tag("command", other)),
         })
     }
@@ -349,6 +389,30 @@ fn read_reclaim(input: &mut Input) -> Result<Reclaim, DecodeError> {
         positions.push(Position::new(input.u64()?));
     }
     Ok(Reclaim { scavenge, from, through, positions })
+}
+
+fn read_import(input: &mut Input) -> Result<Import, DecodeError> {
+    let count = input.count(53)?;
+    if count > import::EVENTS_MAX {
+        return Err(DecodeError::Invalid("it imports too much at once"));
+    }
+    let mut events = Vec::with_capacity(count);
+    for _ in 0..count {
+        let stream = read_stream(input)?;
+        let revision = Revision::new(input.u64()?);
+        let created = Timestamp::from_ticks(input.u64()?);
+        events.push(Imported { stream, revision, created, event: read_event(input)? });
+    }
+    Ok(Import { events })
+}
+
+fn put_event(out: &mut BytesMut, event: &Event) {
+    out.put_u8(event::flags(event.content, event.properties));
+    out.put_u32_le(event.checksum);
+    out.put_slice(event.id.uuid().as_bytes());
+    put_bytes(out, event.event_type.as_bytes());
+    put_bytes(out, &event.metadata);
+    put_bytes(out, &event.data);
 }
 
 fn read_event(input: &mut Input) -> Result<Event, DecodeError> {

@@ -23,6 +23,8 @@ use uuid::Uuid;
 use crate::access;
 use crate::event::{Content, Event, EventId, EventType, Properties};
 use crate::head::{Head, State};
+use crate::import;
+use crate::lease::{self, Lease};
 use crate::metadata::{self, Metadata};
 use crate::scavenge::{self, Facts, Scavenge};
 use crate::{
@@ -54,6 +56,8 @@ pub trait Heads {
     fn time(&self) -> Timestamp;
     /// The last scavenge that was started.
     fn scavenge(&self) -> Option<Scavenge>;
+    /// The maintenance lease that was given last.
+    fn lease(&self) -> Option<Lease>;
     /// The event at a position, which is above the start and not above the tail.
     fn event(&self, at: Position) -> Result<Facts, Self::Error>;
 }
@@ -67,15 +71,27 @@ pub struct Decision {
     pub events: Vec<Placed>,
     /// What is known of the last scavenge from now on; none where that stays.
     pub scavenge: Option<Scavenge>,
+    /// The maintenance lease from now on; none where that stays.
+    pub lease: Option<Lease>,
     /// Where an event is reclaimed: what is left is its stub. Ascending. Some may be
     /// stubs already.
     pub reclaimed: Vec<Position>,
+    /// For each of `events`, when it was created where it comes from; empty for events
+    /// of now. What they get never goes back, and is never later than [`Heads::time`].
+    pub created: Vec<Timestamp>,
 }
 
 impl Decision {
     /// An answer, and nothing is written.
     pub(crate) fn of(outcome: Outcome) -> Self {
-        Decision { outcome, events: Vec::new(), scavenge: None, reclaimed: Vec::new() }
+        Decision {
+            outcome,
+            events: Vec::new(),
+            scavenge: None,
+            lease: None,
+            reclaimed: Vec::new(),
+            created: Vec::new(),
+        }
     }
 }
 
@@ -127,6 +143,9 @@ pub fn decide<H: Heads>(heads: &H, command: &Command) -> Result<Decision, H::Err
         Command::StartScavenge { id } => scavenge::decide_start(heads, *id),
         Command::Reclaim(step) => scavenge::decide_reclaim(heads, step),
         Command::StopScavenge { id } => scavenge::decide_stop(heads, *id),
+        Command::Import(import) => import::decide_import(heads, import),
+        Command::AcquireLease(wish) => Ok(lease::decide_acquire(heads, wish)),
+        Command::ReleaseLease { node, boot } => Ok(lease::decide_release(heads, *node, *boot)),
     }
 }
 
@@ -352,11 +371,11 @@ fn refused<H: Heads>(heads: &H, stream: &StreamName, expected: Expected, state: 
     Decision::of(refusal(heads, vec![violation]))
 }
 
-fn refusal<H: Heads>(heads: &H, violations: Vec<Violation>) -> Outcome {
+pub(crate) fn refusal<H: Heads>(heads: &H, violations: Vec<Violation>) -> Outcome {
     Outcome::Refused(Refusal { as_of: heads.tail(), violations })
 }
 
-fn violation(target: u32, stream: StreamName, expected: Expected, state: State) -> Violation {
+pub(crate) fn violation(target: u32, stream: StreamName, expected: Expected, state: State) -> Violation {
     Violation { target, stream, expected, actual: Actual::from(state) }
 }
 
@@ -377,6 +396,27 @@ impl<'a, H: Heads> Placing<'a, H> {
     /// Where the next event goes.
     pub(crate) fn next_position(&self) -> Position {
         self.tail.next()
+    }
+
+    /// The newest position that is taken.
+    pub(crate) fn tail(&self) -> Position {
+        self.tail
+    }
+
+    /// The last revision of a stream, as it will be.
+    pub(crate) fn last(&mut self, stream: &StreamName) -> Result<Option<Revision>, H::Error> {
+        match self.heads.get(stream) {
+            Some(head) => Ok(head.last),
+            None => Ok(self.known.head(stream)?.last),
+        }
+    }
+
+    /// Places the event that ends a stream; its revision.
+    pub(crate) fn end(&mut self, stream: &StreamName, event: Event) -> Revision {
+        self.tail = self.tail.next();
+        let revision = Revision::TOMBSTONE;
+        self.events.push(Placed { stream: stream.clone(), revision, position: self.tail, event });
+        revision
     }
 
     /// The events, in the order of their positions.
@@ -406,9 +446,8 @@ impl<'a, H: Heads> Placing<'a, H> {
     }
 
     fn tombstone(&mut self, stream: &StreamName) {
-        self.tail = self.tail.next();
-        let event = own_event(stream, self.tail, EventType::TOMBSTONE, Content::Binary, Bytes::new());
-        self.events.push(Placed { stream: stream.clone(), revision: Revision::TOMBSTONE, position: self.tail, event });
+        let event = own_event(stream, self.tail.next(), EventType::TOMBSTONE, Content::Binary, Bytes::new());
+        self.end(stream, event);
     }
 
     /// Makes a soft-deleted stream visible again from its first new event on,

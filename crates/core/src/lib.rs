@@ -9,7 +9,8 @@
 //! [`event`]), what is asked ([`command`], [`expected`]), what is known
 //! ([`head`], [`metadata`]), who may ask it ([`access`]), what is answered
 //! ([`outcome`]), and the heart that ties them together, [`decide`]; then what goes
-//! for good ([`scavenge`]).
+//! for good ([`scavenge`]), what comes from elsewhere ([`import`]), and whose turn it is
+//! to be restarted ([`lease`]).
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -20,6 +21,8 @@ pub mod expected;
 pub mod filter;
 pub mod group;
 pub mod head;
+pub mod import;
+pub mod lease;
 pub mod limits;
 pub mod metadata;
 pub mod outcome;
@@ -36,6 +39,8 @@ pub use command::{Append, Batch, Command, Role, Target};
 pub use event::{Content, Event, EventId, EventType, Properties};
 pub use expected::Expected;
 pub use head::{Head, State};
+pub use import::{Import, Imported};
+pub use lease::Lease;
 pub use metadata::Metadata;
 pub use outcome::{Actual, Appended, Outcome, Refusal, Violation};
 pub use position::Position;

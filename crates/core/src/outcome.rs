@@ -4,9 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::command::{put_bytes, put_expected, put_len, read_expected};
 use crate::head::State;
-use crate::scavenge;
 use crate::wire::{DecodeError, Input};
-use crate::{Denied, Expected, Position, Revision, Right, StreamName};
+use crate::{Denied, Expected, Position, Revision, Right, StreamName, lease, scavenge};
 
 /// The answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +20,8 @@ pub enum Outcome {
     Denied(Denied),
     /// What became of a command about a scavenge.
     Scavenge(scavenge::Answer),
+    /// What became of a command about the maintenance lease.
+    Lease(lease::Answer),
 }
 
 /// A command that was carried out.
@@ -151,6 +152,10 @@ impl Outcome {
                 out.put_u8(16);
                 answer.encode(&mut out);
             }
+            Outcome::Lease(answer) => {
+                out.put_u8(32);
+                answer.encode(&mut out);
+            }
         }
         out.freeze()
     }
@@ -207,6 +212,7 @@ impl Outcome {
             }
             6 => Outcome::Denied(Denied::Account { as_of: Position::new(input.u64()?) }),
             16 => Outcome::Scavenge(scavenge::Answer::read(&mut input)?),
+            32 => Outcome::Lease(lease::Answer::read(&mut input)?),
             other => return Err(DecodeError::tag("outcome", other)),
         };
         input.end()?;

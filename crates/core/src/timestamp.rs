@@ -21,6 +21,11 @@ impl Timestamp {
         self.0
     }
 
+    /// This many seconds later, at the latest at the end of what can be told.
+    pub const fn plus_seconds(self, seconds: u64) -> Self {
+        Timestamp(self.0.saturating_add(seconds.saturating_mul(Self::TICKS_PER_SECOND)))
+    }
+
     /// This many seconds earlier, not before 1970.
     pub const fn minus_seconds(self, seconds: u64) -> Self {
         Timestamp(self.0.saturating_sub(seconds.saturating_mul(Self::TICKS_PER_SECOND)))

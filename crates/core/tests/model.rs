@@ -12,8 +12,8 @@ use std::convert::Infallible;
 use annals_core::decide::{Heads, Placed, decide};
 use annals_core::scavenge::Facts;
 use annals_core::{
-    Actual, Append, Batch, Command, Content, Event, EventId, EventType, Expected, Head, Outcome, Position, Properties,
-    Revision, Role, Scavenge, StreamName, Target, Timestamp,
+    Actual, Append, Batch, Command, Content, Event, EventId, EventType, Expected, Head, Lease, Outcome, Position,
+    Properties, Revision, Role, Scavenge, StreamName, Target, Timestamp,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -149,7 +149,10 @@ impl Model {
             | Command::For { .. }
             | Command::StartScavenge { .. }
             | Command::Reclaim(_)
-            | Command::StopScavenge { .. } => unreachable!("not generated"),
+            | Command::StopScavenge { .. }
+            | Command::AcquireLease(_)
+            | Command::ReleaseLease { .. }
+            | Command::Import(_) => unreachable!("not generated"),
             Command::Delete { stream, expected } => {
                 let name = stream.as_str();
                 let ok = match self.state(name) {
@@ -298,6 +301,9 @@ impl Heads for Known {
         Timestamp::default()
     }
     fn scavenge(&self) -> Option<Scavenge> {
+        None
+    }
+    fn lease(&self) -> Option<Lease> {
         None
     }
     fn event(&self, _: Position) -> Result<Facts, Infallible> {

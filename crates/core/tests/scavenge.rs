@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use annals_core::decide::{Heads, Placed, decide};
 use annals_core::scavenge::{Answer, EVENTS_MAX, Facts, Phase};
 use annals_core::{
-    Append, Command, Content, Event, EventId, EventType, Expected, Head, Outcome, Position, Properties, Reclaim,
+    Append, Command, Content, Event, EventId, EventType, Expected, Head, Lease, Outcome, Position, Properties, Reclaim,
     Revision, Scavenge, StreamName, Timestamp,
 };
 use bytes::Bytes;
@@ -123,6 +123,9 @@ impl Heads for Log {
     }
     fn scavenge(&self) -> Option<Scavenge> {
         self.scavenge
+    }
+    fn lease(&self) -> Option<Lease> {
+        None
     }
     fn event(&self, at: Position) -> Result<Facts, Infallible> {
         let (event, created) = &self.events[usize::try_from(at.get() - 1).expect("small")];

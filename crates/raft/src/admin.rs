@@ -5,11 +5,15 @@
 //! request whose fate is unknown is simply asked again:
 //!
 //! - *Add*: the node at the address must be empty; it takes a new id from the
-//!   log, is given its identity, and becomes a learner.
-//! - *Promote*: a learner that is caught up gets a vote.
+//!   log, is given its identity, and becomes a learner. It may be one that takes the
+//!   place of a member that is gone; that is written into the membership with it, so
+//!   that whoever leads by then carries it out.
+//! - *Promote*: a learner that is caught up gets a vote, or the place it was added
+//!   for: out with the old member and in with the new one is one change.
 //! - *Remove*: the node loses vote and membership and is told so. Its id never
 //!   comes back.
 //! - *Transfer*: leadership goes to another voter.
+//! - *Lease*: a node may be restarted, one at a time ([`crate::lease`]).
 //!
 //! A change of the voters takes two entries: a joint membership, in which both
 //! the old and the new voters decide, and the new one alone. Whoever leads takes
@@ -20,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use annals_core::lease::{Acquire, SECONDS_MAX};
 use annals_core::{Command, Outcome};
 use annals_proto::annals::internal::v1 as pb;
 use annals_proto::annals::internal::v1::admin_reply::Result as Code;
@@ -32,6 +37,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::storage::RaftStateMachine;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Response, Status};
+use uuid::Uuid;
 
 use crate::error::{AdminError, AppendError};
 use crate::identity::Identity;
@@ -45,7 +51,7 @@ const QUEUE: usize = 16;
 
 /// Entries that a learner may lag behind and still count as caught up. It
 /// will have them long before its vote is asked for.
-const LAG: u64 = 1_000;
+pub(crate) const LAG: u64 = 1_000;
 
 /// How long another node may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -66,6 +72,9 @@ pub enum AdminRequest {
     AddNode {
         /// Where it listens.
         address: String,
+        /// The member whose place it takes, and possibly its address, as soon as it
+        /// has caught up: one that cannot be reached, or has lost its disk.
+        replaces: Option<u64>,
     },
     /// Give a learner that is caught up a vote.
     Promote {
@@ -76,12 +85,17 @@ pub enum AdminRequest {
     Remove {
         /// The node.
         node: u64,
+        /// Also if the voters that are left cannot decide anything before more of
+        /// them are back. The cluster then takes no appends until they are.
+        force: bool,
     },
     /// Hand leadership over.
     TransferLeadership {
         /// To this voter, or to the most advanced one.
         to: Option<u64>,
     },
+    /// Give the maintenance lease to a node, or prolong it.
+    AcquireLease(Acquire),
 }
 
 /// A handle on the admin actor.
@@ -156,6 +170,7 @@ impl Admin {
     pub(crate) fn new<M: RaftStateMachine<TypeConfig>>(actor: Actor<M>) -> (Admin, impl Future<Output = ()>) {
         let (requests, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let task = async move {
+            let mut told = String::new();
             loop {
                 let job = tokio::select! {
                     // In this order, so that a simulation can be repeated.
@@ -171,7 +186,16 @@ impl Admin {
                 let result = actor.carry_out(&job.request, job.deadline).await;
                 match &result {
                     Ok(node) => tracing::info!(request = ?job.request, node, "carried out"),
-                    Err(error) => tracing::warn!(request = ?job.request, %error, "not carried out"),
+                    Err(error) => {
+                        // A node that wants to join asks again and again.
+                        let failure = format!("{:?}: {error}", job.request);
+                        if failure == told {
+                            tracing::debug!(request = ?job.request, %error, "not carried out");
+                        } else {
+                            tracing::warn!(request = ?job.request, %error, "not carried out");
+                        }
+                        told = failure;
+                    }
                 }
                 let _ = job.reply.send(result);
             }
@@ -202,26 +226,33 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
             return Err(AdminError::NoLeader);
         }
         match request {
-            AdminRequest::AddNode { address } => self.add(address, deadline).await,
+            AdminRequest::AddNode { address, replaces } => self.add(address, *replaces, deadline).await,
             AdminRequest::Promote { node } => self.promote(*node, deadline).await,
-            AdminRequest::Remove { node } => self.remove(*node, deadline).await,
+            AdminRequest::Remove { node, force } => self.remove(*node, *force, deadline).await,
             AdminRequest::TransferLeadership { to } => self.transfer(*to, deadline).await,
+            AdminRequest::AcquireLease(wish) => self.acquire_lease(*wish, deadline).await,
         }
     }
 
-    async fn add(&self, address: &str, deadline: Instant) -> Result<u64, AdminError> {
+    async fn add(&self, address: &str, replaces: Option<u64>, deadline: Instant) -> Result<u64, AdminError> {
         let probe = self.probe(address).await?;
         let metrics = self.metrics();
         let members: BTreeMap<u64, NodeInfo> =
             metrics.membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect();
-        if let Some((id, node)) = members.iter().find(|(_, node)| node.address == address) {
-            return if node.incarnation[..] == probe.incarnation[..] {
-                Ok(*id)
-            } else {
-                Err(AdminError::Refused(format!(
-                    "node {id} has this address with another data directory: remove node {id} first"
-                )))
-            };
+        let mut there = members.iter().filter(|(_, node)| node.address == address);
+        if let Some((id, node)) = there.clone().find(|(_, node)| node.incarnation[..] == probe.incarnation[..]) {
+            let Some(old) = replaces.filter(|old| node.replaces != *old) else { return Ok(*id) };
+            return self.add_intention(*id, node, old, &metrics, deadline).await;
+        }
+        if let Some((id, node)) = there.find(|(id, _)| replaces != Some(**id)) {
+            return Err(AdminError::Refused(format!(
+                "node {id} has the address {address} with another data directory: if that is lost, say so with \
+                 `annals cluster replace {} --with {address}`; otherwise give the node its data directory",
+                handle(*id, node, &members)
+            )));
+        }
+        if let Some(old) = replaces {
+            self.may_replace(old, address, probe.replica, &metrics)?;
         }
         let node = if probe.has_identity {
             // An earlier attempt may have stopped between adoption and
@@ -251,6 +282,7 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
             cluster: self.identity.cluster.as_bytes().to_vec().into(),
             node,
             address: address.to_owned(),
+            founders: Vec::new(),
         };
         let reply = match tokio::time::timeout(ANSWER, self.peers.adopt(address, adopt)).await {
             Ok(Ok(reply)) => reply,
@@ -263,18 +295,84 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
         let incarnation = reply.incarnation[..]
             .try_into()
             .map_err(|_| AdminError::Refused(format!("the node at {address} sent an unreadable incarnation")))?;
-        let info = NodeInfo { address: address.to_owned(), incarnation };
+        let info = NodeInfo {
+            address: address.to_owned(),
+            incarnation,
+            name: probe.name,
+            replica: probe.replica,
+            replaces: replaces.unwrap_or(0),
+        };
         let added = self.raft.add_learner(node, info, false);
         self.written(tokio::time::timeout_at(deadline.into(), added).await)?;
         Ok(node)
     }
 
+    /// Says of a node that has joined already that it takes the place of another one.
+    async fn add_intention(
+        &self,
+        id: u64,
+        node: &NodeInfo,
+        old: u64,
+        metrics: &Metrics,
+        deadline: Instant,
+    ) -> Result<u64, AdminError> {
+        if id == old || metrics.membership_config.voter_ids().any(|voter| voter == id) {
+            return Err(AdminError::Refused(format!(
+                "node {id} at {} has a place of its own already: take out the one that is to go \
+                 (`annals cluster remove`)",
+                node.address
+            )));
+        }
+        self.may_replace(old, &node.address, node.replica, metrics)?;
+        // Address and incarnation, by which others know it, stay as they are.
+        let info = NodeInfo { replaces: old, ..node.clone() };
+        self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, info)])), deadline).await?;
+        Ok(id)
+    }
+
+    /// Whether a new node may take the place of an old one.
+    fn may_replace(&self, old: u64, address: &str, replica: bool, metrics: &Metrics) -> Result<(), AdminError> {
+        let membership = metrics.membership_config.membership();
+        let Some(info) = membership.get_node(&old) else {
+            return Err(AdminError::NotFound(format!("there is no node {old}")));
+        };
+        // Another data directory at its address: the old one is not coming back.
+        let is_gone = old != self.identity.node && (info.address == address || !self.is_present(metrics, old));
+        if !is_gone {
+            return Err(AdminError::Refused(format!(
+                "node {old} is there, with its data: stop it first if another node is to take its place, or add the \
+                 other one and then remove node {old}"
+            )));
+        }
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        if !voters.contains(&old) {
+            return Ok(());
+        }
+        if replica {
+            return Err(AdminError::Refused(format!(
+                "the node at {address} is a replica, which never votes, and node {old} does"
+            )));
+        }
+        let others = voters.iter().filter(|id| **id != old && self.is_present(metrics, **id)).count();
+        if (others + 1) * 2 <= voters.len() {
+            return Err(AdminError::Refused(format!(
+                "of the {} voters only {others} can be reached: they and a new one could not decide anything",
+                voters.len()
+            )));
+        }
+        Ok(())
+    }
+
     async fn promote(&self, node: u64, deadline: Instant) -> Result<u64, AdminError> {
-        loop {
+        let replaces = loop {
             let metrics = self.metrics();
             let membership = metrics.membership_config.membership();
-            if membership.get_node(&node).is_none() {
+            let Some(info) = membership.get_node(&node) else {
                 return Err(AdminError::NotFound(format!("there is no node {node}")));
+            };
+            let replaces = Some(info.replaces).filter(|old| membership.get_node(old).is_some());
+            if info.replica && replaces.is_none() {
+                return Err(AdminError::Refused(format!("node {node} is a replica, which never votes")));
             }
             if membership.voter_ids().any(|id| id == node) && !is_joint(&metrics) {
                 return Ok(node);
@@ -283,7 +381,7 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
             let matched =
                 metrics.replication.as_ref().and_then(|replication| replication.get(&node)).cloned().flatten();
             match matched {
-                Some(matched) if matched.index() + LAG >= last => break,
+                Some(matched) if matched.index() + LAG >= last => break replaces,
                 _ if tokio::time::Instant::now() + Duration::from_millis(100) >= deadline.into() => {
                     let behind = matched.map_or(last, |matched| last.saturating_sub(matched.index()));
                     return Err(AdminError::Refused(format!(
@@ -292,12 +390,40 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
                 }
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
+        };
+        match replaces {
+            Some(old) => self.take_place(node, old, deadline).await?,
+            None => self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node])), deadline).await?,
         }
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node])), deadline).await?;
         Ok(node)
     }
 
-    async fn remove(&self, node: u64, deadline: Instant) -> Result<u64, AdminError> {
+    /// Puts a learner that has caught up into the place of another member.
+    async fn take_place(&self, node: u64, old: u64, deadline: Instant) -> Result<(), AdminError> {
+        if old == self.identity.node {
+            return Err(AdminError::Refused(format!(
+                "node {old}, whose place node {node} was to take, is back and leads: remove the one that is to go"
+            )));
+        }
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        let Some(info) = membership.get_node(&old).cloned() else { return Ok(()) };
+        self.use_up(old, membership, deadline).await?;
+        let mut voters: BTreeSet<u64> = membership.voter_ids().collect();
+        if voters.remove(&old) {
+            // Neither more voters nor fewer at any time, and no moment in which the
+            // old one counts without the new one.
+            voters.insert(node);
+            self.change(ChangeMembers::ReplaceAllVoters(voters), deadline).await?;
+        } else {
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([old])), deadline).await?;
+        }
+        tracing::info!(node, old, "took the place of another node");
+        self.retire(old, &info).await;
+        Ok(())
+    }
+
+    async fn remove(&self, node: u64, force: bool, deadline: Instant) -> Result<u64, AdminError> {
         let metrics = self.metrics();
         let membership = metrics.membership_config.membership().clone();
         let Some(info) = membership.get_node(&node).cloned() else {
@@ -310,7 +436,7 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
                 return Err(AdminError::Refused(format!("node {node} is the only voter")));
             }
             let present = left.iter().filter(|id| self.is_present(&metrics, **id)).count();
-            if present * 2 <= left.len() {
+            if present * 2 <= left.len() && !force {
                 return Err(AdminError::Refused(format!(
                     "of the {} voters that would be left only {present} can be reached: they could not decide anything",
                     left.len()
@@ -383,7 +509,7 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
         }
     }
 
-    fn is_present(&self, metrics: &Metrics, node: u64) -> bool {
+    pub(crate) fn is_present(&self, metrics: &Metrics, node: u64) -> bool {
         node == self.identity.node
             || metrics
                 .heartbeat
@@ -443,6 +569,13 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
     }
 }
 
+/// What a member is called on the command line: its name, or its id where others have
+/// the same name.
+fn handle(id: u64, node: &NodeInfo, members: &BTreeMap<u64, NodeInfo>) -> String {
+    let is_only = members.values().filter(|other| other.called() == node.called()).count() == 1;
+    if is_only { node.called().to_owned() } else { id.to_string() }
+}
+
 fn is_joint(metrics: &Metrics) -> bool {
     metrics.membership_config.get_joint_config().len() > 1
 }
@@ -466,21 +599,43 @@ fn unreachable(status: Status) -> AdminError {
 /// A request that came over the wire, `None` if it asks for nothing.
 pub(crate) fn read_request(request: pb::AdminRequest) -> Option<AdminRequest> {
     Some(match request.request? {
-        Kinds::Add(add) => AdminRequest::AddNode { address: add.address },
+        Kinds::Add(add) => {
+            AdminRequest::AddNode { address: add.address, replaces: Some(add.replaces).filter(|old| *old != 0) }
+        }
         Kinds::Promote(node) => AdminRequest::Promote { node },
-        Kinds::Remove(node) => AdminRequest::Remove { node },
+        Kinds::Remove(node) => AdminRequest::Remove { node, force: request.force },
         Kinds::TransferTo(to) => AdminRequest::TransferLeadership { to: (to != 0).then_some(to) },
+        Kinds::Lease(lease) => AdminRequest::AcquireLease(Acquire {
+            node: lease.node,
+            boot: Uuid::from_slice(&lease.boot).ok()?,
+            seconds: lease.seconds.clamp(1, SECONDS_MAX),
+        }),
     })
 }
 
 pub(crate) fn write_request(request: &AdminRequest, left: Duration) -> pb::AdminRequest {
+    let mut asks_force = false;
     let kind = match request {
-        AdminRequest::AddNode { address } => Kinds::Add(pb::admin_request::AddNode { address: address.clone() }),
+        AdminRequest::AddNode { address, replaces } => {
+            Kinds::Add(pb::admin_request::AddNode { address: address.clone(), replaces: replaces.unwrap_or(0) })
+        }
         AdminRequest::Promote { node } => Kinds::Promote(*node),
-        AdminRequest::Remove { node } => Kinds::Remove(*node),
+        AdminRequest::Remove { node, force } => {
+            asks_force = *force;
+            Kinds::Remove(*node)
+        }
         AdminRequest::TransferLeadership { to } => Kinds::TransferTo(to.unwrap_or(0)),
+        AdminRequest::AcquireLease(Acquire { node, boot, seconds }) => Kinds::Lease(pb::admin_request::Lease {
+            node: *node,
+            boot: boot.as_bytes().to_vec().into(),
+            seconds: *seconds,
+        }),
     };
-    pb::AdminRequest { request: Some(kind), timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX) }
+    pb::AdminRequest {
+        request: Some(kind),
+        timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+        force: asks_force,
+    }
 }
 
 pub(crate) fn write_reply(result: Result<u64, AdminError>) -> pb::AdminReply {

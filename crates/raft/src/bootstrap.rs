@@ -1,15 +1,17 @@
 //! Forming a cluster, once.
 //!
 //! Two nodes that each begin a cluster make two, and merging them is
-//! impossible. So it needs an explicit list of all first members, identical on
-//! all of them, and all of them present and empty at the same time. The node
-//! whose address sorts first coordinates:
+//! impossible. So it needs a list of all first members, identical on all of them
+//! ([`crate::founders`]), and all of them present and empty at the same time. The
+//! list is given by whoever runs the nodes, or found and agreed upon through seeds
+//! ([`crate::join`]). The node whose address sorts first coordinates:
 //!
 //! 1. *Probe* all: reachable, the same list, and empty, or already adopted
 //!    into the very cluster that this node began.
-//! 2. Take an identity itself: node ids are the places in the sorted list.
-//!    From here on no other cluster can come out of these nodes.
-//! 3. *Adopt* the others. Each writes its identity before it answers.
+//! 2. Freeze the list and take an identity itself: node ids are the places in the
+//!    sorted list. From here on no other cluster can come out of these nodes.
+//! 3. *Adopt* the others. Each freezes the list, if it is still the same, and writes
+//!    its identity before it answers.
 //! 4. Initialize the log with all of them as voters.
 //!
 //! A crash at any point is resumed: each step does nothing where it was done.
@@ -22,6 +24,7 @@ use std::time::Duration;
 use annals_proto::annals::internal::v1 as pb;
 use uuid::Uuid;
 
+use crate::founders::told;
 use crate::node::Node;
 use crate::types::NodeInfo;
 
@@ -30,7 +33,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 /// What became of one attempt.
 #[derive(Debug, PartialEq, Eq)]
-enum Attempt {
+pub(crate) enum Attempt {
     /// The cluster exists.
     Done,
     /// Not yet: this is missing.
@@ -40,8 +43,7 @@ enum Attempt {
 /// Forms the cluster of a node's bootstrap list, as far as that is this node's
 /// task, and returns when nothing is left to do.
 pub(crate) async fn run(node: Node) {
-    let mut list = node.config().bootstrap.clone();
-    list.sort();
+    let list = node.founders().list();
     if list.first() != Some(&node.config().address) {
         // Another node coordinates; being adopted is all there is to do.
         return;
@@ -65,8 +67,13 @@ pub(crate) async fn run(node: Node) {
     }
 }
 
-async fn attempt(node: &Node, list: &[String]) -> Attempt {
+/// One attempt of the node that coordinates.
+pub(crate) async fn attempt(node: &Node, list: &[String]) -> Attempt {
     if node.is_initialized().await {
+        return Attempt::Done;
+    }
+    if node.identity().is_some() && !node.founders().is_written() {
+        // A cluster that was there before has adopted it.
         return Attempt::Done;
     }
     let mut probes = Vec::new();
@@ -89,15 +96,17 @@ async fn attempt(node: &Node, list: &[String]) -> Attempt {
         None => Uuid::new_v4(),
     };
     let mut members = BTreeMap::new();
-    for (id, address) in (1..).zip(list) {
+    for ((id, address), probe) in (1..).zip(list).zip(probes) {
         let incarnation = if *address == node.config().address {
-            node.adopt(cluster, id, address).await
+            node.adopt(cluster, id, address, list).await
         } else {
-            adopt(node, address, cluster, id).await
+            adopt(node, address, cluster, id, list).await
         };
         match incarnation {
             Ok(incarnation) => {
-                members.insert(id, NodeInfo { address: address.clone(), incarnation: *incarnation.as_bytes() })
+                let incarnation = *incarnation.as_bytes();
+                let info = NodeInfo { address: address.clone(), incarnation, name: probe.name, ..NodeInfo::default() };
+                members.insert(id, info)
             }
             Err(why) => return Attempt::Wait(format!("the node at {address} could not be adopted: {why}")),
         };
@@ -115,8 +124,15 @@ async fn attempt(node: &Node, list: &[String]) -> Attempt {
 fn agree(list: &[String], probes: &[pb::ProbeReply]) -> Result<(), String> {
     let coordinator = &probes[0];
     for ((id, address), probe) in (1..).zip(list).zip(probes) {
+        if !probe.address.is_empty() && probe.address != *address {
+            return Err(format!("at {address} answers the node whose address is {}", probe.address));
+        }
         if probe.bootstrap != list {
-            return Err(format!("the node at {address} has another bootstrap list: {:?}", probe.bootstrap));
+            return Err(format!(
+                "the node at {address} is to start a cluster with {}, this one with {}",
+                told(&probe.bootstrap),
+                told(list)
+            ));
         }
         let adopted_by_this = coordinator.has_identity && probe.cluster == coordinator.cluster && probe.node == id;
         if probe.has_identity && !adopted_by_this {
@@ -141,10 +157,14 @@ pub(crate) async fn probe(node: &Node, address: &str) -> Result<pb::ProbeReply, 
     }
 }
 
-async fn adopt(node: &Node, address: &str, cluster: Uuid, id: u64) -> Result<Uuid, String> {
+async fn adopt(node: &Node, address: &str, cluster: Uuid, id: u64, founders: &[String]) -> Result<Uuid, String> {
     let mut client = node.channels().coordination(address).map_err(|status| status.to_string())?;
-    let request =
-        pb::AdoptRequest { cluster: cluster.as_bytes().to_vec().into(), node: id, address: address.to_owned() };
+    let request = pb::AdoptRequest {
+        cluster: cluster.as_bytes().to_vec().into(),
+        node: id,
+        address: address.to_owned(),
+        founders: founders.to_vec(),
+    };
     match tokio::time::timeout(ANSWER, client.adopt(request)).await {
         Ok(Ok(reply)) => Uuid::from_slice(&reply.into_inner().incarnation).map_err(|error| error.to_string()),
         Ok(Err(status)) => Err(status.message().to_owned()),
@@ -184,6 +204,13 @@ mod tests {
         assert!(agree(&list(), &[empty(), adopted(1, 2), adopted(1, 3)]).is_err());
         assert!(agree(&list(), &[adopted(1, 1), adopted(2, 2), empty()]).is_err());
         assert!(agree(&list(), &[adopted(1, 1), adopted(1, 3), empty()]).is_err());
+    }
+
+    #[test]
+    fn an_address_that_leads_to_another_node_stops_the_beginning() {
+        let lost = pb::ProbeReply { address: "c:1".into(), ..empty() };
+        let refused = agree(&list(), &[empty(), lost, empty()]).expect_err("b:1 is not c:1");
+        assert_eq!(refused, "at b:1 answers the node whose address is c:1");
     }
 
     #[test]

@@ -26,6 +26,9 @@ use crate::types::{
 };
 
 const VERSION: u8 = 1;
+/// Of structures that hold a membership in which a node has a name, is a replica or
+/// takes the place of another one.
+const WITH_ATTRIBUTES: u8 = 2;
 /// Bytes that a structure may take when it is decoded: far above what any does.
 /// A length is believed before what it measures is there, so that without a bound
 /// a few bytes of a peer or a disk would ask for all the memory there is.
@@ -97,41 +100,74 @@ impl From<VoteForm> for Vote {
     }
 }
 
+/// A node of a membership as the first format has it: without attributes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct MembershipForm {
-    configs: Vec<BTreeSet<u64>>,
-    nodes: BTreeMap<u64, NodeInfo>,
+struct PlainNode {
+    address: String,
+    incarnation: [u8; 16],
 }
 
-impl From<&Membership> for MembershipForm {
+impl From<&NodeInfo> for PlainNode {
+    fn from(node: &NodeInfo) -> Self {
+        PlainNode { address: node.address.clone(), incarnation: node.incarnation }
+    }
+}
+
+impl From<PlainNode> for NodeInfo {
+    fn from(PlainNode { address, incarnation }: PlainNode) -> Self {
+        NodeInfo { address, incarnation, ..NodeInfo::default() }
+    }
+}
+
+impl From<&NodeInfo> for NodeInfo {
+    fn from(node: &NodeInfo) -> Self {
+        node.clone()
+    }
+}
+
+/// The format that a membership needs: the first one wherever that can say all, so
+/// that releases that know no other go on reading it.
+fn version_of(membership: &Membership) -> u8 {
+    let says_more = |node: &NodeInfo| !node.name.is_empty() || node.replica || node.replaces != 0;
+    if membership.nodes().any(|(_, node)| says_more(node)) { WITH_ATTRIBUTES } else { VERSION }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct MembershipForm<N> {
+    configs: Vec<BTreeSet<u64>>,
+    nodes: BTreeMap<u64, N>,
+}
+
+impl<N: for<'a> From<&'a NodeInfo>> From<&Membership> for MembershipForm<N> {
     fn from(membership: &Membership) -> Self {
         MembershipForm {
             configs: membership.get_joint_config().clone(),
-            nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
+            nodes: membership.nodes().map(|(id, node)| (*id, node.into())).collect(),
         }
     }
 }
 
-impl TryFrom<MembershipForm> for Membership {
+impl<N: Into<NodeInfo>> TryFrom<MembershipForm<N>> for Membership {
     type Error = CodecError;
 
-    fn try_from(form: MembershipForm) -> Result<Self, CodecError> {
+    fn try_from(form: MembershipForm<N>) -> Result<Self, CodecError> {
         // The membership of a node that never had one is empty, which the
         // checked constructor refuses.
         if form.configs.is_empty() && form.nodes.is_empty() {
             return Ok(Membership::default());
         }
-        Membership::new(form.configs, form.nodes).map_err(|error| CodecError::Invalid(error.to_string()))
+        let nodes: BTreeMap<u64, NodeInfo> = form.nodes.into_iter().map(|(id, node)| (id, node.into())).collect();
+        Membership::new(form.configs, nodes).map_err(|error| CodecError::Invalid(error.to_string()))
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct StoredMembershipForm {
+struct StoredMembershipForm<N> {
     log_id: Option<LogIdForm>,
-    membership: MembershipForm,
+    membership: MembershipForm<N>,
 }
 
-impl From<&StoredMembership> for StoredMembershipForm {
+impl<N: for<'a> From<&'a NodeInfo>> From<&StoredMembership> for StoredMembershipForm<N> {
     fn from(stored: &StoredMembership) -> Self {
         StoredMembershipForm {
             log_id: stored.log_id().as_ref().map(LogIdForm::from),
@@ -140,34 +176,57 @@ impl From<&StoredMembership> for StoredMembershipForm {
     }
 }
 
-impl TryFrom<StoredMembershipForm> for StoredMembership {
+impl<N: Into<NodeInfo>> TryFrom<StoredMembershipForm<N>> for StoredMembership {
     type Error = CodecError;
 
-    fn try_from(form: StoredMembershipForm) -> Result<Self, CodecError> {
+    fn try_from(form: StoredMembershipForm<N>) -> Result<Self, CodecError> {
         Ok(StoredMembership::new(form.log_id.map(LogId::from), form.membership.try_into()?))
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct SnapshotMetaForm {
+struct SnapshotMetaForm<N> {
     last: Option<LogIdForm>,
-    membership: StoredMembershipForm,
+    membership: StoredMembershipForm<N>,
 }
 
 // ------------------------------------------------------- small structures --
 
 fn encode(form: &impl Serialize) -> Bytes {
-    let mut out = vec![VERSION];
+    encode_as(VERSION, form)
+}
+
+fn encode_as(version: u8, form: &impl Serialize) -> Bytes {
+    let mut out = vec![version];
     bincode::serde::encode_into_std_write(form, &mut out, BINCODE)
         .expect("a vector takes every byte, and the forms have no unencodable part");
     out.into()
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (version, body) = bytes.split_first().ok_or(CodecError::Truncated)?;
-    if *version != VERSION {
-        return Err(CodecError::Version(*version));
+    match bytes.split_first() {
+        Some((&VERSION, body)) => decode_body(body),
+        Some((version, _)) => Err(CodecError::Version(*version)),
+        None => Err(CodecError::Truncated),
     }
+}
+
+/// What holds a membership, in whichever format it was needed.
+fn decode_either<Plain, Full, T>(bytes: &[u8]) -> Result<T, CodecError>
+where
+    Plain: DeserializeOwned,
+    Full: DeserializeOwned,
+    T: TryFrom<Plain, Error = CodecError> + TryFrom<Full, Error = CodecError>,
+{
+    match bytes.split_first() {
+        Some((&VERSION, body)) => decode_body::<Plain>(body)?.try_into(),
+        Some((&WITH_ATTRIBUTES, body)) => decode_body::<Full>(body)?.try_into(),
+        Some((version, _)) => Err(CodecError::Version(*version)),
+        None => Err(CodecError::Truncated),
+    }
+}
+
+fn decode_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
     let (form, read) =
         bincode::serde::decode_from_slice(body, BINCODE).map_err(|error| CodecError::Invalid(error.to_string()))?;
     if read != body.len() {
@@ -192,41 +251,71 @@ pub(crate) fn decode_vote(bytes: &[u8]) -> Result<Vote, CodecError> {
     decode::<VoteForm>(bytes).map(Vote::from)
 }
 
-/// A membership as a part of every mark, encoded once.
+/// A membership as a part of every mark, encoded once, with the format at its front.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EncodedMembership(Bytes);
 
 impl From<&StoredMembership> for EncodedMembership {
     fn from(membership: &StoredMembership) -> Self {
-        // A mark has the version at its front.
-        EncodedMembership(encode(&StoredMembershipForm::from(membership)).slice(1..))
+        EncodedMembership(match version_of(membership.membership()) {
+            VERSION => encode(&StoredMembershipForm::<PlainNode>::from(membership)),
+            version => encode_as(version, &StoredMembershipForm::<NodeInfo>::from(membership)),
+        })
     }
 }
 
 /// What the store keeps with its mark: the applied log id and membership.
 pub(crate) fn encode_mark(applied: &LogId, membership: &EncodedMembership) -> Bytes {
+    // The format comes first, and is the membership's.
+    let (version, membership) = membership.0.split_at(1);
     let applied = encode(&LogIdForm::from(applied));
-    let mut mark = BytesMut::with_capacity(applied.len() + membership.0.len());
-    mark.put_slice(&applied);
-    mark.put_slice(&membership.0);
+    let mut mark = BytesMut::with_capacity(applied.len() + membership.len());
+    mark.put_slice(version);
+    mark.put_slice(&applied[1..]);
+    mark.put_slice(membership);
     mark.freeze()
 }
 
+/// What a mark says.
+struct MarkRead(LogId, StoredMembership);
+
+impl<N: Into<NodeInfo>> TryFrom<(LogIdForm, StoredMembershipForm<N>)> for MarkRead {
+    type Error = CodecError;
+
+    fn try_from((applied, membership): (LogIdForm, StoredMembershipForm<N>)) -> Result<Self, CodecError> {
+        Ok(MarkRead(applied.into(), membership.try_into()?))
+    }
+}
+
 pub(crate) fn decode_mark(bytes: &[u8]) -> Result<(LogId, StoredMembership), CodecError> {
-    let (applied, membership): (LogIdForm, StoredMembershipForm) = decode(bytes)?;
-    Ok((applied.into(), membership.try_into()?))
+    type Form<N> = (LogIdForm, StoredMembershipForm<N>);
+    let MarkRead(applied, membership) = decode_either::<Form<PlainNode>, Form<NodeInfo>, _>(bytes)?;
+    Ok((applied, membership))
 }
 
 pub(crate) fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
-    encode(&SnapshotMetaForm {
-        last: meta.last_log_id.as_ref().map(LogIdForm::from),
-        membership: (&meta.last_membership).into(),
-    })
+    fn form<N: for<'a> From<&'a NodeInfo>>(meta: &SnapshotMeta) -> SnapshotMetaForm<N> {
+        SnapshotMetaForm {
+            last: meta.last_log_id.as_ref().map(LogIdForm::from),
+            membership: (&meta.last_membership).into(),
+        }
+    }
+    match version_of(meta.last_membership.membership()) {
+        VERSION => encode(&form::<PlainNode>(meta)),
+        version => encode_as(version, &form::<NodeInfo>(meta)),
+    }
+}
+
+impl<N: Into<NodeInfo>> TryFrom<SnapshotMetaForm<N>> for SnapshotMeta {
+    type Error = CodecError;
+
+    fn try_from(form: SnapshotMetaForm<N>) -> Result<Self, CodecError> {
+        Ok(SnapshotMeta { last_log_id: form.last.map(LogId::from), last_membership: form.membership.try_into()? })
+    }
 }
 
 pub(crate) fn decode_snapshot_meta(bytes: &[u8]) -> Result<SnapshotMeta, CodecError> {
-    let form: SnapshotMetaForm = decode(bytes)?;
-    Ok(SnapshotMeta { last_log_id: form.last.map(LogId::from), last_membership: form.membership.try_into()? })
+    decode_either::<SnapshotMetaForm<PlainNode>, SnapshotMetaForm<NodeInfo>, _>(bytes)
 }
 
 /// A snapshot as it is kept: what it includes, the position there, and the
@@ -258,7 +347,10 @@ pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
         EntryPayload::Blank => (KIND_BLANK, &[]),
         EntryPayload::Normal(proposal) => (KIND_BATCH, &proposal.batch),
         EntryPayload::Membership(membership) => {
-            encoded = encode(&MembershipForm::from(membership));
+            encoded = match version_of(membership) {
+                VERSION => encode(&MembershipForm::<PlainNode>::from(membership)),
+                version => encode_as(version, &MembershipForm::<NodeInfo>::from(membership)),
+            };
             (KIND_MEMBERSHIP, &encoded)
         }
     };
@@ -313,7 +405,9 @@ pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, CodecError> {
     let payload = match kind {
         KIND_BLANK => EntryPayload::Blank,
         KIND_BATCH => EntryPayload::Normal(Proposal { batch: rest, encoded: Some(bytes) }),
-        KIND_MEMBERSHIP => EntryPayload::Membership(decode::<MembershipForm>(&rest)?.try_into()?),
+        KIND_MEMBERSHIP => {
+            EntryPayload::Membership(decode_either::<MembershipForm<PlainNode>, MembershipForm<NodeInfo>, _>(&rest)?)
+        }
         other => return Err(CodecError::Invalid(format!("{other} is no kind of entry"))),
     };
     Ok(Entry { log_id: LogIdForm { term, node, index }.into(), payload })
@@ -510,12 +604,46 @@ mod tests {
     }
 
     fn membership() -> Membership {
-        let node = |port: u16| NodeInfo { address: format!("a:{port}"), incarnation: [port as u8; 16] };
+        let node =
+            |port: u16| NodeInfo { address: format!("a:{port}"), incarnation: [port as u8; 16], ..NodeInfo::default() };
         Membership::new(
             vec![BTreeSet::from([1, 2]), BTreeSet::from([1, 3])],
             BTreeMap::from([(1, node(1)), (2, node(2)), (3, node(3)), (4, node(4))]),
         )
         .expect("every voter has a node")
+    }
+
+    /// As [`membership`], with one attribute.
+    fn attributed(change: impl Fn(&mut NodeInfo)) -> Membership {
+        let plain = membership();
+        let mut nodes: BTreeMap<u64, NodeInfo> = plain.nodes().map(|(id, node)| (*id, node.clone())).collect();
+        nodes.entry(4).and_modify(|node| change(node));
+        Membership::new(plain.get_joint_config().clone(), nodes).expect("valid")
+    }
+
+    #[test]
+    fn a_membership_with_attributes_comes_back_and_only_that_needs_the_second_format() {
+        let kinds = [
+            attributed(|node| node.name = "annals-3".into()),
+            attributed(|node| node.replica = true),
+            attributed(|node| node.replaces = 2),
+        ];
+        for membership in kinds {
+            let entry = Entry { log_id: log_id(3, 2, 7), payload: EntryPayload::Membership(membership.clone()) };
+            let encoded = encode_entry(&entry);
+            assert_eq!(encoded[ENTRY_HEADER], WITH_ATTRIBUTES);
+            assert_eq!(decode_entry(encoded), Ok(entry));
+
+            let stored = StoredMembership::new(Some(log_id(1, 1, 1)), membership);
+            let mark = encode_mark(&log_id(2, 1, 9), &(&stored).into());
+            assert_eq!(mark[0], WITH_ATTRIBUTES);
+            assert_eq!(decode_mark(&mark), Ok((log_id(2, 1, 9), stored.clone())));
+
+            let meta = SnapshotMeta { last_log_id: Some(log_id(2, 1, 9)), last_membership: stored };
+            assert_eq!(decode_snapshot_meta(&encode_snapshot_meta(&meta)), Ok(meta));
+        }
+        let entry = Entry { log_id: log_id(3, 2, 7), payload: EntryPayload::Membership(membership()) };
+        assert_eq!(encode_entry(&entry)[ENTRY_HEADER], VERSION);
     }
 
     #[test]

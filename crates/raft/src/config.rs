@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::join::Seeds;
 use crate::observer::Observer;
 use crate::transport::{ClearText, Connect};
 
@@ -20,6 +21,23 @@ pub struct Config {
     /// The addresses of all first members, this node's own among them. Empty:
     /// a node without identity waits until a cluster adopts it.
     pub bootstrap: Vec<String>,
+    /// Where a node that is empty, or that never got further than an identity, looks
+    /// for its cluster. None: it waits to be added by somebody else.
+    pub seeds: Option<Arc<dyn Seeds>>,
+    /// With so many other empty nodes, itself included, that are found through
+    /// `seeds` and expect as many, a node starts a cluster. 0: never.
+    pub expect: usize,
+    /// What people call the node. Empty: as the host of `address`.
+    pub name: String,
+    /// The node follows for good and never votes.
+    pub replica: bool,
+    /// A replica that stops in order leaves the cluster.
+    pub leave_on_shutdown: bool,
+    /// A leader gives votes to learners that have caught up while the cluster has
+    /// fewer voters than this. 0: only when somebody asks for it.
+    pub voters_max: usize,
+    /// The release that runs, told to other nodes.
+    pub version: String,
     /// How the event store is tuned.
     pub store: annals_store::Options,
     /// How often a leader says that it is there.
@@ -63,6 +81,13 @@ impl Config {
             data: data.into(),
             address: address.into(),
             bootstrap: Vec::new(),
+            seeds: None,
+            expect: 0,
+            name: String::new(),
+            replica: false,
+            leave_on_shutdown: false,
+            voters_max: 0,
+            version: String::new(),
             store: annals_store::Options::default(),
             heartbeat: Duration::from_millis(250),
             election_min: Duration::from_millis(1_000),
@@ -99,6 +124,9 @@ impl Config {
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
             return invalid(format!("the bootstrap address {} is listed twice", pair[0]));
         }
+        if !self.bootstrap.is_empty() && self.seeds.is_some() {
+            return invalid("a node is given the list of all first members, or seeds to find them by, not both".into());
+        }
         if self.heartbeat.is_zero() || self.election_min <= self.heartbeat * 2 || self.election_max <= self.election_min
         {
             return invalid(format!(
@@ -113,7 +141,7 @@ impl Config {
     }
 }
 
-fn is_address(text: &str) -> bool {
+pub(crate) fn is_address(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }

@@ -273,7 +273,11 @@ mod tests {
     }
 
     fn membership() -> Membership {
-        let node = |id: u64| NodeInfo { address: "a:1".into(), incarnation: *identity(id).incarnation.as_bytes() };
+        let node = |id: u64| NodeInfo {
+            address: "a:1".into(),
+            incarnation: *identity(id).incarnation.as_bytes(),
+            ..NodeInfo::default()
+        };
         Membership::new(vec![BTreeSet::from([1, 2])], BTreeMap::from([(1, node(1)), (2, node(2))])).expect("valid")
     }
 

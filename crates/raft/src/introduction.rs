@@ -26,6 +26,7 @@ use crate::identity::{self, Identity};
 use crate::network::{Channels, outdated_copy};
 use crate::node::Node;
 use crate::peer_memory::PeerMemory;
+use crate::recover;
 use crate::types::{Membership, NodeInfo};
 
 /// How long the members may take to answer before this node takes part.
@@ -48,7 +49,7 @@ impl Introduction {
     ///
     /// # Errors
     /// Why this node must not take part: a member shows that it runs on an
-    /// outdated copy of its disk.
+    /// outdated copy of its disk, or went on without this cluster.
     pub(crate) async fn to_all(&self, membership: &Membership, known: &mut BTreeSet<u64>) -> Result<(), String> {
         let strangers = membership.nodes().filter(|(id, _)| **id != self.identity.node && !known.contains(id));
         let calls = strangers.map(|(id, node)| async move {
@@ -66,6 +67,9 @@ impl Introduction {
                     if let Some(boot) = missed.filter(|boot| !self.identity.lineage.holds(boot)) {
                         let evidence = format!("node {id} remembers its start {boot}, of which it knows nothing");
                         return Err(outdated_copy(self.identity.node, &evidence));
+                    }
+                    if let Some(why) = recover::told_given_up(id, status.metadata()) {
+                        return Err(why);
                     }
                     tracing::debug!(peer = id, %status, "a member could not be told of this start yet");
                 }

@@ -5,13 +5,15 @@
 //! append, read barrier, status, membership.
 //!
 //! Reading order: what a node is (`node`) and who it is (`identity`, `lineage`,
-//! `peer_memory`, `introduction`, `bootstrap`, `admin`); how entries become
+//! `peer_memory`, `introduction`, `join`, `founders`, `bootstrap`, `admin`,
+//! `promotion`, `survey`); how entries become
 //! durable (`log_store`, `entries`, `flusher`, `segments`, `witness`, `codec`); how they
 //! travel and are applied (`transport`, `network`, `ledger`, `service`, `state_machine`,
-//! `snapshot`, `maintenance`); how a dead leader is noticed (`leader_loss`) and who
-//! should lead (`priority`); what
+//! `snapshot`, `maintenance`); how a dead leader is noticed (`leader_loss`), who
+//! should lead (`priority`) and who may be restarted (`lease`); what
 //! an append and a read go through (`proposer`, `forward`, `read_index`); how a
-//! stopped node's directory is looked at ([`verify`]).
+//! stopped node's directory is looked at ([`verify`]), gone on with when the others are
+//! lost ([`recover`]), and a new one made of a backup ([`restore`]).
 #![forbid(unsafe_code)]
 
 #[cfg(all(feature = "simulation", feature = "seeded-bugs"))]
@@ -27,11 +29,14 @@ mod error;
 mod event_store;
 mod flusher;
 mod forward;
+mod founders;
 #[doc(hidden)]
 pub mod fuzzing;
 mod identity;
 mod introduction;
+mod join;
 mod leader_loss;
+mod lease;
 mod ledger;
 mod lineage;
 mod log_store;
@@ -45,8 +50,11 @@ mod node;
 mod observer;
 mod peer_memory;
 mod priority;
+mod promotion;
 mod proposer;
 mod read_index;
+pub mod recover;
+pub mod restore;
 mod runtime;
 mod segments;
 mod service;
@@ -55,6 +63,7 @@ pub mod simulation;
 mod snapshot;
 mod state_machine;
 mod status;
+mod survey;
 mod transport;
 mod types;
 pub mod verify;
@@ -63,6 +72,7 @@ mod witness;
 pub use admin::AdminRequest;
 pub use config::{Config, InvalidConfig};
 pub use error::{AdminError, AppendError, BarrierError, OpenError};
+pub use join::{Resolved, Seeds};
 pub use network::MESSAGE_BYTES_MAX;
 pub use node::{Node, Route};
 pub use observer::Observer;

@@ -41,6 +41,13 @@ pub(crate) struct Boot {
     name: Uuid,
 }
 
+impl Boot {
+    /// Its random name.
+    pub(crate) fn name(&self) -> Uuid {
+        self.name
+    }
+}
+
 /// The starts of a node. Empty for one that was never started by a release
 /// that counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -38,7 +38,9 @@ impl Applied {
     /// In a cluster of as many voters.
     pub fn new(voters: u64) -> Self {
         let ids: BTreeSet<u64> = (1..=voters).collect();
-        let node = |id: &u64| (*id, NodeInfo { address: format!("node-{id}.example:2113"), incarnation: [7; 16] });
+        let node = |id: &u64| {
+            (*id, NodeInfo { address: format!("node-{id}.example:2113"), incarnation: [7; 16], ..NodeInfo::default() })
+        };
         let nodes: BTreeMap<u64, NodeInfo> = ids.iter().map(node).collect();
         let membership = Membership::new(vec![ids], nodes).expect("every voter has a node");
         Applied(log_id(), EncodedMembership::from(&StoredMembership::new(Some(log_id()), membership)))

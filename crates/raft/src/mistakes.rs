@@ -314,7 +314,7 @@ pub(crate) async fn take_old_identity(node: Node) {
                 && peer.initialized
                 && let Ok(cluster) = Uuid::from_slice(&peer.cluster)
             {
-                let _ = node.adopt(cluster, id, &own).await;
+                let _ = node.adopt(cluster, id, &own, &[]).await;
                 break;
             }
         }

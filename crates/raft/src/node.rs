@@ -39,8 +39,10 @@ use crate::bootstrap;
 use crate::config::Config;
 use crate::error::{AdminError, AppendError, BarrierError, OpenError};
 use crate::forward::Forwarder;
+use crate::founders::Founders;
 use crate::identity::{self, Identity};
 use crate::introduction::{self, Introduction};
+use crate::join;
 use crate::ledger::Ledger;
 use crate::lineage::Lineage;
 use crate::log_store::LogStore;
@@ -48,12 +50,16 @@ use crate::maintenance;
 use crate::network::{Channels, Dialer, Network};
 use crate::peer_memory::PeerMemory;
 use crate::priority;
+use crate::promotion;
 use crate::proposer::{Kind, Proposer, Surroundings};
 use crate::read_index::ReadIndex;
+use crate::recover;
+use crate::restore;
 use crate::service::NodeServices;
 use crate::snapshot::{CatchUps, Transfers};
 use crate::state_machine::StateMachine;
 use crate::status::{Member, Phase, Role, Status};
+use crate::survey::{self, Survey};
 use crate::types::{Membership, Metrics, NodeInfo, Raft, TypeConfig, index_of};
 use crate::witness::Witness;
 
@@ -72,6 +78,9 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 
 /// How long leadership may take to be handed over at shutdown.
 const HAND_OVER: Duration = Duration::from_secs(2);
+
+/// How long a replica may take to leave the cluster at shutdown.
+const LEAVE: Duration = Duration::from_secs(3);
 
 /// How long what was proposed may take to be answered at shutdown.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -103,12 +112,16 @@ struct Inner {
     log: LogStore,
     incarnation: Uuid,
     identity: OnceLock<Identity>,
+    /// Clusters that this directory belonged to before it was recovered.
+    former_clusters: Vec<Uuid>,
+    founders: Founders,
     memory: PeerMemory,
+    survey: Survey,
     /// Why this data directory must not be used any more, once that is known.
     outdated: watch::Sender<Option<String>>,
-    /// When callers were last told about in the log that wait for an identity
-    /// this node has not.
-    turned_away: Mutex<Option<Instant>>,
+    /// As whom a cluster has called this node, which has no identity, and when that
+    /// was last told in the log.
+    turned_away: Mutex<Option<(u64, Instant)>>,
     /// One adoption at a time.
     adoption: Semaphore,
     running: OnceLock<Running>,
@@ -163,19 +176,28 @@ impl Node {
         let disks = tokio::task::spawn_blocking(move || Disks::open(&opening))
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))??;
-        let phase = if config.bootstrap.is_empty() { Phase::Waiting } else { Phase::Bootstrapping };
+        let founders = Founders::load(&config.data, disks.identity.is_some(), &config.bootstrap)?;
+        let phase = if founders.list().is_empty() { Phase::Waiting } else { Phase::Bootstrapping };
         let incarnation = disks.identity.map_or_else(Uuid::new_v4, |identity| identity.incarnation);
         let removed = identity::was_removed(&config.data);
         if let Some(why) = identity::was_outdated(&config.data) {
             return Err(OpenError::Outdated { path: config.data, why });
         }
+        let former_clusters = recover::former_clusters(&config.data).map_err(|source| OpenError::Io {
+            action: "read what was recovered in",
+            path: config.data.clone(),
+            source,
+        })?;
         let node = Node {
             inner: Arc::new(Inner {
                 store: disks.store,
                 log: disks.log,
                 incarnation,
+                former_clusters,
                 identity: disks.identity.map_or_else(OnceLock::new, OnceLock::from),
+                founders,
                 memory: disks.memory,
+                survey: Survey::default(),
                 outdated: watch::Sender::new(None),
                 turned_away: Mutex::new(None),
                 adoption: Semaphore::new(1),
@@ -205,7 +227,7 @@ impl Node {
                     return Err(refusal);
                 }
             }
-            None if node.config().bootstrap.is_empty() => tracing::info!(
+            None if node.config().bootstrap.is_empty() && node.config().seeds.is_none() => tracing::info!(
                 address = node.config().address,
                 "this node belongs to no cluster yet and waits to be added (annals cluster add)"
             ),
@@ -215,6 +237,11 @@ impl Node {
         node.inner.tasks.spawn(maintenance::run(node.clone()));
         node.inner.tasks.spawn(keep_status(node.clone()));
         node.inner.tasks.spawn(priority::run(node.clone()));
+        node.inner.tasks.spawn(promotion::run(node.clone()));
+        node.inner.tasks.spawn(survey::run(node.clone()));
+        if node.config().seeds.is_some() && !removed {
+            node.inner.tasks.spawn(join::run(node.clone()));
+        }
         if !node.config().bootstrap.is_empty() && !removed {
             node.inner.tasks.spawn(bootstrap::run(node.clone()));
             #[cfg(feature = "seeded-bugs")]
@@ -438,6 +465,7 @@ impl Node {
         if self.inner.stopping.is_cancelled() {
             return;
         }
+        self.leave().await;
         self.inner.phase.send_replace(Phase::ShuttingDown);
         self.publish_status();
         if let Some(running) = self.running() {
@@ -469,6 +497,21 @@ impl Node {
         drop(self.inner.lock.lock().take());
     }
 
+    /// Leaves the cluster, if this node is one that comes and goes.
+    async fn leave(&self) {
+        let config = &self.inner.config;
+        let status = self.status();
+        let is_replica = status.members.iter().any(|member| member.id == status.node && member.replica);
+        if !config.leave_on_shutdown || !is_replica || status.phase == Phase::Removed {
+            return;
+        }
+        let request = AdminRequest::Remove { node: status.node, force: false };
+        match self.administer(request, Instant::now() + LEAVE).await {
+            Ok(_) => tracing::info!("this replica has left its cluster"),
+            Err(error) => tracing::warn!(%error, "this replica could not leave its cluster"),
+        }
+    }
+
     async fn hand_over(&self, running: &Running) {
         let metrics = running.metrics();
         if metrics.state != ServerState::Leader {
@@ -497,6 +540,27 @@ impl Node {
 impl Node {
     pub(crate) fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    pub(crate) fn founders(&self) -> &Founders {
+        &self.inner.founders
+    }
+
+    pub(crate) fn survey(&self) -> &Survey {
+        &self.inner.survey
+    }
+
+    pub(crate) fn watch_phase(&self) -> watch::Receiver<Phase> {
+        self.inner.phase.subscribe()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.inner.phase.borrow()
+    }
+
+    /// As whom a cluster has called this node while it had no identity.
+    pub(crate) fn called_as(&self) -> Option<u64> {
+        self.inner.turned_away.lock().map(|(node, _)| node).filter(|_| self.identity().is_none())
     }
 
     pub(crate) fn log(&self) -> &LogStore {
@@ -536,6 +600,10 @@ impl Node {
         self.inner.durable.store(entries, Ordering::Relaxed);
     }
 
+    pub(crate) fn former_clusters(&self) -> &[Uuid] {
+        &self.inner.former_clusters
+    }
+
     pub(crate) fn identity(&self) -> Option<Identity> {
         self.inner.identity.get().copied()
     }
@@ -556,40 +624,54 @@ impl Node {
     pub(crate) fn turned_away(&self, headers: &MetadataMap) {
         let Some(node) = identity::addressee(headers).filter(|_| self.identity().is_none()) else { return };
         let mut last = self.inner.turned_away.lock();
-        if last.is_some_and(|last| last.elapsed() < TURNED_AWAY_EVERY) {
+        if last.is_some_and(|(_, told)| told.elapsed() < TURNED_AWAY_EVERY) {
             return;
         }
-        *last = Some(Instant::now());
+        *last = Some((node, Instant::now()));
         tracing::warn!(
             "a cluster calls this node as its node {node}, but the data directory {} is empty: \
-             if its disk was lost, remove node {node} from the cluster and add this one as a new node \
-             (annals cluster remove {node}, then annals cluster add {}); otherwise give it its data directory",
+             if its disk was lost, let this one take its place as a new node \
+             (annals cluster replace {node} --with {}); otherwise give it its data directory",
             self.inner.config.data.display(),
             self.inner.config.address
         );
     }
 
     pub(crate) fn probe(&self) -> pb::ProbeReply {
-        let mut bootstrap = self.inner.config.bootstrap.clone();
-        bootstrap.sort();
+        let config = &self.inner.config;
         let identity = self.identity();
+        let applied = self.running().map_or(0, |running| running.applied.borrow().saturating_sub(1));
         pb::ProbeReply {
             has_identity: identity.is_some(),
             cluster: identity.map(|identity| identity.cluster.as_bytes().to_vec()).unwrap_or_default().into(),
             node: identity.map_or(0, |identity| identity.node),
-            bootstrap,
+            bootstrap: self.inner.founders.list(),
             initialized: !self.inner.log.is_pristine(),
             incarnation: self.inner.incarnation.as_bytes().to_vec().into(),
             priority: self.priority(),
+            address: config.address.clone(),
+            name: config.name.clone(),
+            replica: config.replica,
+            expect: u32::try_from(config.expect).unwrap_or(u32::MAX),
+            version: config.version.clone(),
+            applied,
         }
     }
 
-    /// Takes an identity and begins to take part. Does nothing where it has
-    /// this very identity already. Answers this directory's incarnation.
+    /// Takes an identity and begins to take part, as one of the `founders` of a
+    /// cluster or, where these are none, as a new node of one that exists. Does
+    /// nothing where it has this very identity already. Answers this directory's
+    /// incarnation.
     ///
     /// # Errors
     /// A sentence that says why this node keeps what it has.
-    pub(crate) async fn adopt(&self, cluster: Uuid, node: u64, address: &str) -> Result<Uuid, String> {
+    pub(crate) async fn adopt(
+        &self,
+        cluster: Uuid,
+        node: u64,
+        address: &str,
+        founders: &[String],
+    ) -> Result<Uuid, String> {
         let _permit = self.inner.adoption.acquire().await.map_err(|_| "the node is shutting down".to_owned())?;
         if let Some(identity) = self.identity() {
             return if (identity.cluster, identity.node) == (cluster, node) {
@@ -606,11 +688,15 @@ impl Node {
         }
         let lineage = Lineage::default();
         let identity = Identity { cluster, node, incarnation: self.inner.incarnation, lineage }.started();
-        let data = self.inner.config.data.clone();
-        tokio::task::spawn_blocking(move || identity.store(&data))
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| format!("the identity could not be written: {error}"))?;
+        let (own, founders) = (self.clone(), founders.to_vec());
+        let write = move || {
+            let data = &own.inner.config.data;
+            if !founders.is_empty() {
+                own.inner.founders.freeze(data, &founders)?;
+            }
+            identity.store(data).map_err(|error| format!("the identity could not be written: {error}"))
+        };
+        tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string())??;
         if self.inner.identity.set(identity).is_err() {
             unreachable!("one adoption at a time, and there was no identity before");
         }
@@ -626,6 +712,11 @@ impl Node {
             Some(running) => running.raft.is_initialized().await.unwrap_or(false),
             None => false,
         }
+    }
+
+    /// Whether this node's log holds anything.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.inner.log.is_pristine()
     }
 
     /// Begins the log with these voters.
@@ -743,7 +834,7 @@ impl Node {
             reads,
             forwarder,
         };
-        inner.phase.send_replace(if inner.log.is_pristine() && !config.bootstrap.is_empty() {
+        inner.phase.send_replace(if inner.log.is_pristine() && inner.founders.is_written() {
             Phase::Bootstrapping
         } else {
             Phase::Recovering
@@ -835,7 +926,25 @@ impl Node {
                 let reachable = *id == running.identity.node
                     || heard.is_some_and(|heard| heard.elapsed() < REACHABLE)
                     || (!leads && metrics.current_leader == Some(*id));
-                Member { id: *id, address: node.address.clone(), voter: voters.contains(id), matched, reachable }
+                let mut member = Member {
+                    id: *id,
+                    address: node.address.clone(),
+                    voter: voters.contains(id),
+                    matched,
+                    reachable,
+                    name: node.called().to_owned(),
+                    replica: node.replica,
+                    replaces: Some(node.replaces).filter(|old| metrics.membership_config.get_node(old).is_some()),
+                    version: None,
+                    applied: None,
+                };
+                if *id == running.identity.node {
+                    member.version = Some(inner.config.version.clone()).filter(|version| !version.is_empty());
+                    member.applied = Some(running.applied.borrow().saturating_sub(1));
+                } else {
+                    inner.survey.complete(&mut member);
+                }
+                member
             })
             .collect();
         status.last_log = metrics.last_log_index.unwrap_or(0);
@@ -891,6 +1000,9 @@ impl Disks {
         let data = &config.data;
         let damaged = |why: &str| OpenError::Damaged { path: data.clone(), why: why.to_owned() };
         let io = |action: &'static str| move |source| OpenError::Io { action, path: data.clone(), source };
+        if restore::is_unfinished(data) {
+            return Err(damaged("a restore into it was not finished: run `annals backup restore` again"));
+        }
         let identity = Identity::load(data)?;
         let node = identity.map_or(0, |identity| identity.node);
         let witness = match Witness::open(data).map_err(io("read the witness in"))? {

@@ -1,8 +1,8 @@
 //! What nodes offer to each other.
 //!
 //! Every call is admitted first ([`crate::identity`], [`crate::peer_memory`]),
-//! and answered with this node's lineage; only `Probe` and `Adopt`, by which
-//! nodes come to have an identity, are open to all. None of this decides
+//! and answered with this node's lineage; only `Probe`, `Join` and `Adopt`, by
+//! which nodes come to have an identity, are open to all. None of this decides
 //! anything: the calls go on to the consensus library, the proposer, the admin
 //! actor.
 
@@ -24,8 +24,9 @@ use tonic::service::{Interceptor, RoutesBuilder};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use crate::admin;
+use crate::admin::{self, AdminRequest};
 use crate::codec;
+use crate::config::is_address;
 use crate::error::BarrierError;
 use crate::forward::write_answer;
 use crate::identity::{self, Identity, REMOVED_HEADER};
@@ -33,12 +34,19 @@ use crate::leader_loss;
 use crate::network::{MESSAGE_BYTES_MAX, outdated_copy};
 use crate::node::{Node, Running, until};
 use crate::proposer::Kind;
+use crate::recover;
 use crate::snapshot::{Leader, Receiver, send_records};
 use crate::transport::NodeNames;
 use crate::types::{Raft, TypeConfig, index_of};
 
 /// Commands of one peer that are carried out at a time.
 pub const FORWARDED: usize = 8_192;
+
+/// The longest name of a host, and a port.
+const ADDRESS_BYTES_MAX: usize = 253 + 6;
+
+/// How long a node that wants to join may have us wait for the leader.
+const JOIN_MAX: Duration = Duration::from_secs(30);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -79,6 +87,9 @@ impl NodeServices {
             self.node.turned_away(headers);
             return Err(Status::unavailable("this node takes no part yet, or no more"));
         };
+        if let Some(refusal) = recover::of_former_cluster(self.node.former_clusters(), &running.identity, headers) {
+            return Err(refusal);
+        }
         let from = admit(&running.identity, &running.raft, headers)?;
         if let Some(names) = proved.get::<NodeNames>() {
             is_itself(names, from, running)?;
@@ -170,7 +181,10 @@ impl Replication for NodeServices {
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let (running, from) = self.admit(request.metadata(), request.extensions()).await?;
-        let incoming = request.into_inner();
+        // A leader's stream goes on for as long as it leads. Ended by this node's stop
+        // in both directions, it does not hold up the listener's.
+        let stopping = self.node.stopping().clone();
+        let incoming = request.into_inner().take_until(stopping.clone().cancelled_owned());
         let node = self.node.clone();
         let ended = futures::stream::once(std::future::ready(None));
         let requests = incoming.map(Some).chain(ended).scan(0_u64, move |received, request| {
@@ -188,7 +202,7 @@ impl Replication for NodeServices {
             Ok(answer) => Ok(pb::AppendResponse { body: codec::encode_append_answer(&answer) }),
             Err(fatal) => Err(stopped(fatal)),
         });
-        Ok(running.identity.answer(Box::pin(answers)))
+        Ok(running.identity.answer(Box::pin(answers.take_until(stopping.cancelled_owned()))))
     }
 
     async fn vote(&self, request: Request<pb::Message>) -> Result<Response<pb::Message>, Status> {
@@ -317,12 +331,35 @@ impl Coordination for NodeServices {
         Ok(Response::new(self.node.probe()))
     }
 
+    /// Called by nodes that have no identity yet. Over TLS the caller's certificate
+    /// must name the host under which it wants to be a member.
+    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::AdminReply>, Status> {
+        if self.node.running().is_none() {
+            return Err(Status::unavailable("this node takes no part in a cluster"));
+        }
+        let names = request.extensions().get::<NodeNames>().cloned();
+        let request = request.into_inner();
+        if request.address.len() > ADDRESS_BYTES_MAX || !is_address(&request.address) {
+            return Err(Status::invalid_argument("the address of the node that asks to join is not host:port"));
+        }
+        if let Some(names) = names.filter(|names| !names.cover_address(&request.address)) {
+            return Err(Status::permission_denied(format!(
+                "a node asks to join at {}, but the certificate of the connection names {names}",
+                request.address
+            )));
+        }
+        let timeout = Duration::from_millis(u64::from(request.timeout_ms)).min(JOIN_MAX);
+        let add = AdminRequest::AddNode { address: request.address, replaces: None };
+        let added = self.node.administer(add, Instant::now() + timeout).await;
+        Ok(Response::new(admin::write_reply(added)))
+    }
+
     async fn adopt(&self, request: Request<pb::AdoptRequest>) -> Result<Response<pb::AdoptReply>, Status> {
         let request = request.into_inner();
         let cluster =
             Uuid::from_slice(&request.cluster).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let incarnation =
-            self.node.adopt(cluster, request.node, &request.address).await.map_err(Status::failed_precondition)?;
+        let adopted = self.node.adopt(cluster, request.node, &request.address, &request.founders).await;
+        let incarnation = adopted.map_err(Status::failed_precondition)?;
         Ok(Response::new(pb::AdoptReply { incarnation: incarnation.as_bytes().to_vec().into() }))
     }
 

@@ -195,11 +195,14 @@ fn events(batch: &Batch) -> usize {
     fn of(command: &Command) -> usize {
         match command {
             Command::Append(append) => append.events.len(),
+            Command::Import(import) => import.events.len(),
             Command::Delete { .. } | Command::Tombstone { .. } => 1,
             Command::AllocateNode { .. }
             | Command::StartScavenge { .. }
             | Command::Reclaim(_)
-            | Command::StopScavenge { .. } => 0,
+            | Command::StopScavenge { .. }
+            | Command::AcquireLease(_)
+            | Command::ReleaseLease { .. } => 0,
             Command::For { command, .. } => of(command),
         }
     }

@@ -42,7 +42,7 @@ pub struct Status {
 }
 
 /// A member of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
     /// Its id.
     pub id: u64,
@@ -55,6 +55,16 @@ pub struct Member {
     /// Whether it answered lately. A node that does not lead says this of the
     /// leader and of itself, and cannot know it of others (`false`).
     pub reachable: bool,
+    /// What people call it; not necessarily another name than that of all others.
+    pub name: String,
+    /// It follows for good and is never given a vote.
+    pub replica: bool,
+    /// The member whose place it takes once it has caught up.
+    pub replaces: Option<u64>,
+    /// The release that it runs, as it lately said itself.
+    pub version: Option<String>,
+    /// The last entry that it had applied then.
+    pub applied: Option<u64>,
 }
 
 /// What a node's process is going through.

@@ -73,7 +73,8 @@ impl fmt::Display for Proposal {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Applied(pub(crate) Vec<Outcome>);
 
-/// What the replicated membership says of a node.
+/// What the replicated membership says of a node. [`crate::codec`] writes it with
+/// what follows the incarnation only where that says something.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeInfo {
     /// Its `host:port`.
@@ -81,6 +82,26 @@ pub(crate) struct NodeInfo {
     /// The one data directory that may speak for it. A node whose disk was
     /// wiped or swapped has another one, and nobody listens to it.
     pub(crate) incarnation: [u8; 16],
+    /// What people call it. Empty: as the host of its address.
+    pub(crate) name: String,
+    /// It follows for good: nobody gives it a vote.
+    pub(crate) replica: bool,
+    /// The member whose place it takes once it has caught up, 0 for none. It stays
+    /// when that is done, and then means nothing: ids are never used again.
+    pub(crate) replaces: u64,
+}
+
+impl NodeInfo {
+    /// What people call it.
+    pub(crate) fn called(&self) -> &str {
+        if self.name.is_empty() { host(&self.address) } else { &self.name }
+    }
+}
+
+/// The host of a `host:port`, without the brackets of IPv6.
+pub(crate) fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Index of an optional log id, 0 where there is none.

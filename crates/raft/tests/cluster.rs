@@ -278,7 +278,7 @@ fn who_was_away_while_events_were_reclaimed_has_reclaimed_them_when_it_is_back()
     // A node that has nothing gets the stubs in place of the events.
     let place = cluster.add_place();
     let address = cluster.addresses[place].clone();
-    cluster.server(leader).administer(AdminRequest::AddNode { address }).expect("added");
+    cluster.server(leader).administer(AdminRequest::AddNode { address, replaces: None }).expect("added");
     eventually("it has everything", || cluster.server(place).tail() == cluster.server(leader).tail());
     assert_eq!(cluster.server(place).reclaimed(), reclaimed);
     assert_eq!(cluster.server(place).node.store().scavenge(), cluster.server(leader).node.store().scavenge());
@@ -299,9 +299,12 @@ fn an_empty_node_is_added_promoted_and_then_decides_with_the_others() {
     let place = cluster.add_place();
     let address = cluster.addresses[place].clone();
     let asked = cluster.a_follower();
-    let id = cluster.server(asked).administer(AdminRequest::AddNode { address: address.clone() }).expect("added");
+    let id = cluster
+        .server(asked)
+        .administer(AdminRequest::AddNode { address: address.clone(), replaces: None })
+        .expect("added");
     assert!(id >= 4, "ids of the first members are not used again: {id}");
-    let again = cluster.server(asked).administer(AdminRequest::AddNode { address });
+    let again = cluster.server(asked).administer(AdminRequest::AddNode { address, replaces: None });
     assert_eq!(again, Ok(id), "adding it again changes nothing");
     eventually("it has everything", || cluster.server(place).tail() == cluster.server(leader).tail());
     assert_eq!(cluster.server(place).status().role, Role::Learner);
@@ -323,7 +326,7 @@ fn a_removed_node_takes_no_part_any_more_and_its_id_is_gone() {
     let removed = cluster.a_follower();
     let id = removed as u64 + 1;
     let leader = cluster.await_leader();
-    cluster.server(leader).administer(AdminRequest::Remove { node: id }).expect("removed");
+    cluster.server(leader).administer(AdminRequest::Remove { node: id, force: false }).expect("removed");
     eventually("it knows", || cluster.server(removed).status().phase == annals_raft::Phase::Removed);
     cluster.server(leader).append("a-1", 1).expect("appended");
     assert!(cluster.server(leader).status().members.iter().all(|member| member.id != id));
@@ -333,14 +336,14 @@ fn a_removed_node_takes_no_part_any_more_and_its_id_is_gone() {
     cluster.start_node(removed);
     assert_eq!(cluster.server(removed).status().phase, annals_raft::Phase::Removed);
     let address = cluster.addresses[removed].clone();
-    let refused = cluster.server(leader).administer(AdminRequest::AddNode { address: address.clone() });
+    let refused = cluster.server(leader).administer(AdminRequest::AddNode { address: address.clone(), replaces: None });
     assert!(refused.is_err(), "not with its old data: {refused:?}");
 
     // With an empty directory it comes back under a new id.
     cluster.stop(removed);
     cluster.dirs[removed] = tempfile::tempdir().expect("a directory");
     cluster.start_node(removed);
-    let new = cluster.server(leader).administer(AdminRequest::AddNode { address }).expect("added");
+    let new = cluster.server(leader).administer(AdminRequest::AddNode { address, replaces: None }).expect("added");
     assert!(new > 3, "{new}");
     eventually("it has everything", || cluster.server(removed).tail() == cluster.server(leader).tail());
 }
@@ -349,10 +352,10 @@ fn a_removed_node_takes_no_part_any_more_and_its_id_is_gone() {
 fn the_highest_id_of_the_first_members_is_not_given_again() {
     let mut cluster = Cluster::start(3, |_| {});
     cluster.server(0).append("a-1", 1).expect("appended");
-    cluster.server(0).administer(AdminRequest::Remove { node: 3 }).expect("removed");
+    cluster.server(0).administer(AdminRequest::Remove { node: 3, force: false }).expect("removed");
     let place = cluster.add_place();
     let address = cluster.addresses[place].clone();
-    let new = cluster.server(0).administer(AdminRequest::AddNode { address }).expect("added");
+    let new = cluster.server(0).administer(AdminRequest::AddNode { address, replaces: None }).expect("added");
     assert!(new > 3, "{new}");
     eventually("it has everything", || cluster.server(place).tail() == cluster.server(0).tail());
     cluster.server(0).administer(AdminRequest::Promote { node: new }).expect("promoted");
@@ -369,7 +372,7 @@ fn a_change_of_the_members_that_was_left_half_done_is_ended_by_whoever_leads() {
     // Both the old and the new voters have to agree to the first step, and of
     // the new ones half is away, which the leader has not noticed yet.
     cluster.kill(away);
-    let request = AdminRequest::Remove { node: removed as u64 + 1 };
+    let request = AdminRequest::Remove { node: removed as u64 + 1, force: false };
     let server = cluster.server(leader);
     let result = server.run(server.node.administer(request, Instant::now() + Duration::from_millis(1_500)));
     assert!(
@@ -407,7 +410,10 @@ fn a_node_that_was_removed_while_it_was_away_learns_of_it() {
     let removed = cluster.a_follower();
     cluster.kill(removed);
     let leader = cluster.await_leader();
-    cluster.server(leader).administer(AdminRequest::Remove { node: removed as u64 + 1 }).expect("removed");
+    cluster
+        .server(leader)
+        .administer(AdminRequest::Remove { node: removed as u64 + 1, force: false })
+        .expect("removed");
     let term = cluster.server(leader).status().term;
     cluster.start_node(removed);
     eventually("it knows", || cluster.server(removed).status().phase == annals_raft::Phase::Removed);
@@ -432,7 +438,12 @@ fn a_node_whose_disk_was_wiped_is_not_listened_to_under_its_old_id() {
     let address = cluster.addresses[wiped].clone();
     cluster.server(leader).run(async {
         let mut client = CoordinationClient::connect(format!("http://{address}")).await.expect("it listens");
-        let adopt = pb::AdoptRequest { cluster: id.as_bytes().to_vec().into(), node: wiped as u64 + 1, address };
+        let adopt = pb::AdoptRequest {
+            cluster: id.as_bytes().to_vec().into(),
+            node: wiped as u64 + 1,
+            address,
+            founders: Vec::new(),
+        };
         client.adopt(adopt).await.expect("it is empty, so it believes it");
     });
     assert_eq!(cluster.server(wiped).status().node, wiped as u64 + 1);
@@ -516,11 +527,11 @@ fn an_older_copy_of_a_nodes_own_disk_is_refused_by_all_and_the_leader_goes_on() 
     cluster.server(leader).append("a-1", 1).expect("the two go on");
 
     // The way back that the message names.
-    cluster.server(leader).administer(AdminRequest::Remove { node: victim as u64 + 1 }).expect("removed");
+    cluster.server(leader).administer(AdminRequest::Remove { node: victim as u64 + 1, force: false }).expect("removed");
     cluster.dirs[victim] = tempfile::tempdir().expect("a directory");
     cluster.start_node(victim);
     let address = cluster.addresses[victim].clone();
-    cluster.server(leader).administer(AdminRequest::AddNode { address }).expect("added");
+    cluster.server(leader).administer(AdminRequest::AddNode { address, replaces: None }).expect("added");
     cluster.assert_equal();
 }
 
@@ -624,6 +635,9 @@ fn a_node_on_the_disk_of_another_member_does_not_start() {
 fn the_last_voter_cannot_be_removed_and_unknown_nodes_are_not_found() {
     let cluster = Cluster::start(1, |_| {});
     let server = cluster.server(0);
-    assert!(matches!(server.administer(AdminRequest::Remove { node: 1 }), Err(annals_raft::AdminError::Refused(_))));
+    assert!(matches!(
+        server.administer(AdminRequest::Remove { node: 1, force: false }),
+        Err(annals_raft::AdminError::Refused(_))
+    ));
     assert!(matches!(server.administer(AdminRequest::Promote { node: 9 }), Err(annals_raft::AdminError::NotFound(_))));
 }

@@ -13,6 +13,8 @@
 //! - A caller is somebody at the time of a call. Calls that last, such as
 //!   subscriptions, ask again: an account that was disabled or got another password
 //!   is nobody's from then on.
+//! - Whoever shows the node's own token over loopback operates this node
+//!   ([`local_token`]).
 //! - What was denied, and what was administered, is told in the stream `$audit`
 //!   ([`audit`]), never with payload or secrets.
 
@@ -20,6 +22,7 @@ pub(crate) mod account;
 pub(crate) mod audit;
 mod credentials;
 mod first_admin;
+pub(crate) mod local_token;
 #[cfg(feature = "seeded-bugs")]
 mod mistakes;
 pub(crate) mod passwords;
@@ -31,7 +34,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use annals_core::access::{self, ADMINS, Defaults, Denied, OPS, SETTINGS, asked};
-use annals_core::{Command, Outcome, Principal, Right, State, StreamName};
+use annals_core::{Command, Outcome, Principal, Revision, Right, State, StreamName};
 use annals_raft::Route;
 use annals_store::Store;
 use http::Extensions;
@@ -40,6 +43,7 @@ use tonic::metadata::MetadataMap;
 
 use self::account::Accounts;
 use self::audit::{Audit, Decision};
+use self::local_token::LocalToken;
 use self::passwords::Passwords;
 use self::proofs::Proofs;
 use crate::context::Context;
@@ -57,6 +61,7 @@ pub(crate) struct Access {
     pub(crate) passwords: Passwords,
     proofs: Proofs,
     pub(crate) audit: Audit,
+    pub(crate) local_token: LocalToken,
 }
 
 /// On whose behalf something is done.
@@ -77,6 +82,8 @@ pub(crate) struct Identity {
     pub(crate) address: Option<SocketAddr>,
     /// The hash of the password that was proved: with another one, the proof is void.
     proved: Option<Arc<str>>,
+    /// Whether it showed the node's own token: then it has no account.
+    local: bool,
 }
 
 /// Which streams somebody may read, while a page is made for them.
@@ -84,13 +91,14 @@ pub(crate) struct Identity {
 pub(crate) struct Eyes(Option<Arc<Principal>>);
 
 impl Access {
-    pub(crate) fn new(required: bool) -> Self {
+    pub(crate) fn new(required: bool, local_token: LocalToken) -> Self {
         Access {
             required,
             accounts: Accounts::default(),
             passwords: Passwords::new(),
             proofs: Proofs::new(),
             audit: Audit::default(),
+            local_token,
         }
     }
 
@@ -107,6 +115,11 @@ impl Caller {
             Caller::Trusted => "",
             Caller::Known(identity) => &identity.name,
         }
+    }
+
+    /// Whether it showed the node's own token.
+    fn is_local(&self) -> bool {
+        matches!(self, Caller::Known(identity) if identity.local)
     }
 
     /// Where the call came from.
@@ -163,7 +176,16 @@ impl Context {
     /// Who a request's credentials prove that it comes from.
     async fn prove(&self, headers: &MetadataMap, extensions: &Extensions) -> Result<Caller, Failure> {
         let address = Peer::of(extensions).map(Peer::address);
-        let known = |name: String, proved| Caller::Known(Arc::new(Identity { name, address, proved }));
+        let known = |name: String, proved| Caller::Known(Arc::new(Identity { name, address, proved, local: false }));
+        if let Some(shown) = local_token::shown(headers) {
+            if self.access.local_token.proves(shown, address.map(|address| address.ip())) {
+                let name = local_token::NAME.to_owned();
+                return Ok(Caller::Known(Arc::new(Identity { name, address, proved: None, local: true })));
+            }
+            let nobody = known(String::new(), None);
+            self.access.audit.denied(&nobody, "authenticate", "", "the token for local use is not the node's own");
+            return Err(Failure::Unauthenticated);
+        }
         let Some(header) = credentials::header(headers)? else {
             return Ok(known(proved_by_certificate(headers, extensions).unwrap_or_default().to_owned(), None));
         };
@@ -207,6 +229,10 @@ impl Context {
         let Caller::Known(identity) = caller else { return Ok(None) };
         if identity.name.is_empty() {
             return Ok(Some(Arc::new(Principal::anonymous())));
+        }
+        if identity.local {
+            let (name, groups) = (identity.name.clone(), vec![OPS.to_owned()]);
+            return Ok(Some(Arc::new(Principal { name, groups, account: Some(Revision::FIRST) })));
         }
         let known = self.access.accounts.find(self.node.store(), &identity.name)?;
         let known = known.filter(|known| !known.account.disabled).ok_or(Failure::Unauthenticated)?;
@@ -315,6 +341,10 @@ impl Context {
     ) -> Result<Outcome, Failure> {
         if let Caller::Trusted = caller {
             return Ok(self.node.append(command, route, deadline).await?);
+        }
+        if caller.is_local() {
+            // There is no account by which it could be judged where it is applied.
+            return Err(self.deny(caller, "streams:write", "the token for local use is for operating the node"));
         }
         #[cfg(feature = "seeded-bugs")]
         if annals_core::seeded::is(annals_core::seeded::Bug::S26) {

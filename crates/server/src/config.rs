@@ -17,6 +17,8 @@ use annals_raft::Status;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::seeds::Seed;
+
 const MIB: u64 = 1024 * 1024;
 
 /// An option as `annals config explain` tells it.
@@ -81,6 +83,35 @@ options! {
     /// Empty: wait to be added to a cluster. Of no meaning later on.
     #[serde(deserialize_with = "list")]
     bootstrap: Vec<String> = Vec::new(),
+
+    /// Seeds: of these a node with an empty data directory finds its cluster, and asks
+    /// to be added. Each is `HOST:PORT`, `dns://NAME:PORT` for every address of a name,
+    /// or `dns+srv://NAME` for every host and port of its SRV records. Looked up again
+    /// for as long as the node looks. Instead of `bootstrap`; of no meaning later on.
+    #[serde(deserialize_with = "list")]
+    join: Vec<String> = Vec::new(),
+
+    /// How many empty nodes start a cluster: this many, this one included, that find
+    /// each other through `join` when no seed belongs to a cluster and all of them
+    /// answer. The same on all of them. 0: this node never starts one.
+    bootstrap_expect: u32 = 0,
+
+    /// What people call this node, in `annals cluster` and in what is told of the
+    /// cluster. Taken over when it joins. Default: the host of `node_address`.
+    node_name: Option<String> = None,
+
+    /// Join as a read replica: follow for good, and never vote or lead. Taken over when
+    /// the node joins.
+    replica: bool = false,
+
+    /// A replica that is stopped in order leaves the cluster, and its data directory is
+    /// of no use any more. For replicas whose storage goes with them.
+    leave_on_shutdown: bool = false,
+
+    /// A leader gives votes to nodes that have joined and caught up while the cluster
+    /// has fewer voters than this; the others follow without a vote. The same on all
+    /// nodes. 0: only `annals cluster promote` gives votes.
+    voters_max: u32 = 5,
 
     /// A PEM file with this node's certificate, followed by those that lead from
     /// it to its CA, if any. With it the port speaks TLS only. It must be valid
@@ -245,6 +276,10 @@ options! {
     /// with less, and leaves more to those who append and read.
     scavenge_bytes_per_second: u64 = 32 * MIB,
 
+    /// Bytes of records that one backup takes per second, at most. It takes longer with
+    /// less, and leaves more to those who append and read.
+    backup_bytes_per_second: u64 = 64 * MIB,
+
     /// Bytes of applied events in memory before they go to the state's files.
     memtable_bytes: u64 = 64 * MIB,
 
@@ -346,6 +381,24 @@ pub enum Invalid {
         /// The list.
         listed: String,
     },
+    /// Two ways to begin.
+    #[error(
+        "`bootstrap` and `join` are both given: `bootstrap` lists all first members of a cluster that does not exist \
+         yet, `join` finds a cluster, or with `bootstrap_expect` other empty nodes. Give one of them"
+    )]
+    TwoBeginnings,
+    /// Nowhere to look.
+    #[error("`bootstrap_expect` is {0}, but `join` names no seeds by which that many nodes could find each other")]
+    NoSeeds(u32),
+    /// Not a seed.
+    #[error("`join` holds \"{0}\", which is none of HOST:PORT, dns://NAME:PORT and dns+srv://NAME")]
+    Seed(String),
+    /// Not usable as a name.
+    #[error("`node_name` is \"{0}\", but must be 1 to 253 letters, digits, `.`, `_` or `-`, and not only digits")]
+    NodeName(String),
+    /// Only replicas come and go.
+    #[error("`leave_on_shutdown` is set, but not `replica`: a node that may vote leaves by `annals cluster remove`")]
+    LeavesAsVoter,
     /// A number out of its bounds.
     #[error("`{option}` is {value}, {rule}")]
     Number {
@@ -381,8 +434,40 @@ impl Config {
         if !self.bootstrap.is_empty() && !self.bootstrap.contains(&own) {
             return Err(Invalid::NotListed { own, listed: self.bootstrap.join(", ") });
         }
+        self.validate_membership()?;
         self.validate_peers(self.bootstrap.iter().map(String::as_str))?;
         self.validate_numbers()
+    }
+
+    fn validate_membership(&self) -> Result<(), Invalid> {
+        if !self.bootstrap.is_empty() && !self.join.is_empty() {
+            return Err(Invalid::TwoBeginnings);
+        }
+        if self.bootstrap_expect > 1 && self.join.is_empty() {
+            return Err(Invalid::NoSeeds(self.bootstrap_expect));
+        }
+        if self.leave_on_shutdown && !self.replica {
+            return Err(Invalid::LeavesAsVoter);
+        }
+        if let Some(name) = &self.node_name {
+            let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            let is_number = name.chars().all(|c| c.is_ascii_digit());
+            if !(1..=253).contains(&name.len()) || !name.chars().all(sound) || is_number {
+                return Err(Invalid::NodeName(name.clone()));
+            }
+        }
+        for seed in &self.join {
+            let parsed: Seed = seed.parse().map_err(|_| Invalid::Seed(seed.clone()))?;
+            self.validate_peers(std::iter::once(parsed.host()))?;
+        }
+        Ok(())
+    }
+
+    /// The name that is not the default one; empty where it is.
+    pub fn own_name(&self) -> String {
+        let own = self.own_address();
+        let host = own.rsplit_once(':').map_or(own.as_str(), |(host, _)| host);
+        self.node_name.clone().filter(|name| name != host).unwrap_or_default()
     }
 
     /// Checks what only the data directory knows: whom the node is in a
@@ -487,6 +572,12 @@ impl Config {
             self.scavenge_bytes_per_second,
             self.scavenge_bytes_per_second >= 64 * 1024,
             "but must be at least 65536 (64 KiB): a scavenge would never end",
+        )?;
+        check(
+            "backup_bytes_per_second",
+            self.backup_bytes_per_second,
+            self.backup_bytes_per_second >= 64 * 1024,
+            "but must be at least 65536 (64 KiB): a backup would never end",
         )?;
         for (option, value) in [
             ("keep_alive_interval_ms", self.keep_alive_interval_ms),
@@ -603,6 +694,38 @@ mod tests {
         config.validate().expect("said");
         let listen = config.listen;
         with_tls(Config { listen, ..Config::default() }).validate().expect("TLS does as well");
+    }
+
+    #[test]
+    fn a_node_begins_in_one_way_and_finds_others_by_seeds() {
+        let list = |elements: &[&str]| elements.iter().map(|element| (*element).to_owned()).collect::<Vec<_>>();
+        let base = Config { node_address: Some("127.0.0.1:2113".into()), ..Config::default() };
+        let join = |seeds: &[&str], expect| Config { join: list(seeds), bootstrap_expect: expect, ..base.clone() };
+        join(&["127.0.0.1:2114", "dns://localhost:2113"], 3).validate().expect("on this machine");
+        join(&[], 1).validate().expect("alone");
+        assert!(matches!(join(&[], 3).validate(), Err(Invalid::NoSeeds(3))));
+        assert!(matches!(join(&["http://a:1"], 3).validate(), Err(Invalid::Seed(_))));
+        for seed in ["a.example:2113", "dns://a.example:2113", "dns+srv://_grpc._tcp.annals"] {
+            assert!(matches!(join(&[seed], 3).validate(), Err(Invalid::InsecurePeer { .. })), "{seed}");
+            Config { insecure: true, ..join(&[seed], 3) }.validate().expect("said");
+            assert!(matches!(with_tls(join(&[seed], 3)).validate(), Err(Invalid::NoCa { .. })), "{seed}");
+        }
+        let both = Config { bootstrap: list(&["127.0.0.1:2113"]), ..join(&["127.0.0.1:2114"], 0) };
+        assert!(matches!(both.validate(), Err(Invalid::TwoBeginnings)));
+        let leaving = Config { leave_on_shutdown: true, ..base.clone() };
+        assert!(matches!(leaving.validate(), Err(Invalid::LeavesAsVoter)));
+        Config { replica: true, ..leaving }.validate().expect("replicas come and go");
+    }
+
+    #[test]
+    fn a_name_is_told_apart_from_an_id_and_from_the_default() {
+        let named = |name: &str| Config { node_name: Some(name.into()), ..Config::default() };
+        named("annals-0").validate().expect("a name");
+        assert_eq!(named("annals-0").own_name(), "annals-0");
+        assert_eq!(named("127.0.0.1").own_name(), "", "as by default");
+        for wrong in ["", "7", "a b", "a/b"] {
+            assert!(matches!(named(wrong).validate(), Err(Invalid::NodeName(_))), "{wrong:?}");
+        }
     }
 
     fn with_tls(config: Config) -> Config {

@@ -12,8 +12,10 @@ use crate::groups::Groups;
 use crate::grpc::streams::room::Room;
 use crate::grpc::streams::stalls::Stalls;
 use crate::health::Health;
+use crate::leaving::Leaving;
 use crate::limits::Callers;
 use crate::logs::Logs;
+use crate::maintenance::Maintenance;
 use crate::metrics::Metrics;
 use crate::receive::Reception;
 
@@ -45,10 +47,13 @@ pub struct Context {
     pub(crate) room: Room,
     /// Who is being sent something.
     pub(crate) stalls: Stalls,
+    /// Whether clients that stay are to go elsewhere.
+    pub(crate) leaving: Leaving,
+    /// Whether this node is drained.
+    pub(crate) maintenance: Maintenance,
     /// Cancelled when a client asks the process to stop.
     pub shutdown_asked: CancellationToken,
-    /// Cancelled when the process is about to stop: whoever streams ends with
-    /// UNAVAILABLE, so that clients go to another node.
+    /// Cancelled when the process is about to stop.
     pub stopping: CancellationToken,
 }
 

@@ -17,6 +17,7 @@ impl RunError {
             RunError::Tls(_) => "ANN-1005",
             RunError::Listen { .. } => "ANN-1004",
             RunError::AdminPassword { .. } => "ANN-1010",
+            RunError::LocalToken { .. } => "ANN-1011",
             RunError::Outdated(_) => "ANN-1009",
             RunError::Open { source, .. } => open(source),
         }

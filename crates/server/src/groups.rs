@@ -48,6 +48,9 @@ const GROUPS_MAX: usize = 1_000;
 /// How long a new leader tries to find out what there is, until it tries again.
 const BARRIER: Duration = Duration::from_secs(5);
 
+/// How long the last checkpoints may take when a node is drained.
+const SETTLE: Duration = Duration::from_secs(5);
+
 /// The groups of a node, if it leads.
 #[derive(Default)]
 pub(crate) struct Groups {
@@ -65,13 +68,20 @@ pub(crate) struct Leading {
     handles: Mutex<BTreeMap<GroupName, Handle>>,
 }
 
-/// Serves the groups whenever this node leads. Runs until the process stops.
+/// Serves the groups whenever this node leads and is not drained. Runs until the process
+/// stops.
 pub(crate) async fn run(context: Shared) {
     let mut status = context.node.watch_status();
+    let mut drained = context.leaving.watch();
     loop {
-        let term = leads(&status.borrow_and_update());
+        let is_drained = *drained.borrow_and_update();
+        let term = leads(&status.borrow_and_update()).filter(|_| !is_drained);
         let served = context.groups.leading.lock().as_ref().map(|leading| leading.term);
         if served.is_some() && served != term {
+            if is_drained {
+                // While it still leads, so that the last checkpoints can be written.
+                context.groups.close_all(|_| Failure::ShuttingDown).await;
+            }
             context.groups.end();
         }
         if let Some(term) = term.filter(|_| served != term) {
@@ -93,6 +103,7 @@ pub(crate) async fn run(context: Shared) {
                 return;
             }
             () = context.groups.again.notified() => context.groups.end(),
+            changed = drained.changed() => if changed.is_err() { return },
             changed = status.changed() => if changed.is_err() { return },
         }
     }
@@ -113,6 +124,14 @@ impl Groups {
     pub(crate) fn stalls(&self) -> Vec<(GroupName, Stalls)> {
         let Some(leading) = self.leading() else { return Vec::new() };
         leading.all().into_iter().map(|(name, handle)| (name, handle.stalls())).collect()
+    }
+
+    /// Waits until a node that is drained serves none, for a while.
+    pub(crate) async fn settled(&self) {
+        let patience = Instant::now() + SETTLE;
+        while self.leading().is_some() && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn end(&self) {

@@ -24,7 +24,8 @@ pub struct Health {
     ticked: AtomicU64,
     /// Milliseconds after `started` when a leader was last known, plus one; 0: never.
     led: AtomicU64,
-    draining: AtomicBool,
+    stopping: AtomicBool,
+    drained: AtomicBool,
     leaderless_max: Duration,
 }
 
@@ -45,7 +46,8 @@ impl Health {
             started: Instant::now(),
             ticked: AtomicU64::new(0),
             led: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
             leaderless_max,
         }
     }
@@ -61,12 +63,22 @@ impl Health {
 
     /// From now on this node is not ready: it is about to stop.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`Health::drain`] was called.
+    /// From now on this node is not ready, because it is drained, or that is over.
+    pub fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Relaxed);
+    }
+
+    /// Whether clients are to go elsewhere: the node is about to stop, or drained.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.stopping.load(Ordering::Relaxed) || self.drained.load(Ordering::Relaxed)
+    }
+
+    /// How long the process runs.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Whether the process makes progress.
@@ -81,7 +93,9 @@ impl Health {
 
     /// What readiness needs, one by one.
     pub fn checks(&self, status: &Status) -> Vec<Check> {
-        let draining = self.is_draining().then(|| "this node is about to stop".to_owned());
+        let stopping = self.stopping.load(Ordering::Relaxed).then(|| "this node is about to stop".to_owned());
+        let drained = self.drained.load(Ordering::Relaxed);
+        let draining = drained.then(|| "this node is drained: restart it, or `annals node resume`".to_owned());
         let recovered = match status.phase {
             Phase::Ready => None,
             phase @ (Phase::Waiting
@@ -93,7 +107,8 @@ impl Health {
             | Phase::Stopped) => Some(format!("this node is {}", phase.as_str())),
         };
         vec![
-            Check { name: "serving", failure: draining },
+            Check { name: "serving", failure: stopping },
+            Check { name: "draining", failure: draining },
             Check { name: "recovered", failure: recovered },
             Check { name: "leader", failure: self.leaderless(status) },
         ]

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod backup;
 mod calls;
 pub mod config;
 mod consistency;
@@ -17,14 +18,18 @@ mod groups;
 mod grpc;
 pub mod health;
 mod http;
+mod leaving;
 pub mod limits;
 mod listener;
 pub mod logs;
+mod maintenance;
 mod members;
 pub mod metrics;
 mod receive;
+pub mod recover;
 pub mod run;
 mod scavenge;
+mod seeds;
 mod statistics;
 mod status;
 mod tasks;
@@ -33,6 +38,7 @@ pub mod tls;
 pub mod verify;
 pub mod version;
 
+pub use access::local_token::read as read_local_token;
 #[cfg(feature = "seeded-bugs")]
 pub use annals_core::seeded;
 pub use config::Config;

@@ -220,8 +220,12 @@ impl Seat {
     /// known, one of its own.
     ///
     /// # Errors
-    /// [`Failure::TooManySubscriptions`] where one of them is not free.
+    /// [`Failure::TooManySubscriptions`] where one of them is not free;
+    /// [`Failure::ShuttingDown`] where nobody who stays is taken.
     pub(crate) fn take(context: &Context, caller: Option<&Arc<Standing>>) -> Result<Seat, Failure> {
+        if context.leaving.has_begun() {
+            return Err(Failure::ShuttingDown);
+        }
         let full = |max, of_caller| move |_| Failure::TooManySubscriptions { max, of_caller };
         let of_caller = caller.map(|standing| {
             let free = standing.subscriptions.clone().try_acquire_owned();

@@ -112,7 +112,7 @@ mod tests {
     use annals_raft::Phase;
 
     fn member(id: u64, voter: bool, matched: Option<u64>, reachable: bool) -> Member {
-        Member { id, address: format!("node-{id}:2113"), voter, matched, reachable }
+        Member { id, address: format!("node-{id}:2113"), voter, matched, reachable, ..Member::default() }
     }
 
     fn status(node: u64, role: Role, leader: Option<u64>) -> Status {

@@ -9,6 +9,7 @@
 //! [`observer`] that replication calls, the gRPC layer). Gauges that mirror
 //! the node's state are read from it when somebody scrapes.
 
+mod backups;
 mod compat;
 mod declare;
 mod disk;
@@ -29,6 +30,7 @@ use prometheus::{
     Encoder as _, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
+use self::backups::BackupGauges;
 use self::compat::Compat;
 pub use self::declare::Declaration;
 use self::declare::{Declarator, EVENTS, gauge};
@@ -76,6 +78,8 @@ struct Inner {
     disk: Disk,
     scavenge: Scavenges,
     operation: Operation,
+    backups: BackupGauges,
+    lease_held: IntGauge,
     compat: Compat,
 
     grpc_handled: IntCounterVec,
@@ -165,6 +169,12 @@ impl Metrics {
         let disk = Disk::declare(&mut d);
         let scavenge = Scavenges::declare(&mut d);
         let operation = Operation::declare(&mut d);
+        let backups = BackupGauges::declare(&mut d);
+        d.group = "maintenance";
+        let lease_held = d.gauge(
+            "annals_maintenance_lease_held",
+            "1 on the node that has the cluster's maintenance lease: it is drained, or being restarted. Else 0.",
+        );
 
         d.group = "grpc";
         let grpc_handled = d.counters(
@@ -205,6 +215,8 @@ impl Metrics {
             disk,
             scavenge,
             operation,
+            backups,
+            lease_held,
             compat: Compat::new(),
             grpc_handled,
             grpc_seconds,
@@ -260,6 +272,8 @@ impl Metrics {
         inner.disk.refresh(&context.config.data, &node.store().statistics());
         inner.scavenge.refresh(node.store().scavenge());
         inner.operation.refresh(&context.logs);
+        inner.backups.refresh(node.store());
+        inner.lease_held.set(i64::from(node.held_lease().is_some_and(|lease| lease.node == status.node)));
     }
 
     /// An append, deletion or tombstone was answered. `result` is one of a

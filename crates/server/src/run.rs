@@ -18,7 +18,8 @@
 //!
 //! # Stopping
 //!
-//! Not ready any more → subscriptions end with UNAVAILABLE, so that clients
+//! The maintenance lease, if it can be had at once, so that nobody else is restarted
+//! meanwhile → not ready any more → subscriptions end with UNAVAILABLE, so that clients
 //! go elsewhere → leadership is handed over and the log closed, while the
 //! listener still answers peers → no new connections, running calls end →
 //! what is left at the deadline is cut off.
@@ -34,6 +35,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::local_token::LocalToken;
 use crate::access::{self, Access, FirstAdmin};
 use crate::config::{Config, Invalid};
 use crate::context::Context;
@@ -41,12 +43,14 @@ use crate::groups::{self, Groups};
 use crate::grpc::streams::room::Room;
 use crate::grpc::streams::stalls::Stalls;
 use crate::health::{self, Health};
+use crate::leaving::Leaving;
 use crate::limits::Callers;
 use crate::logs::Logs;
+use crate::maintenance::{self, Maintenance};
 use crate::metrics::Metrics;
 use crate::receive::Reception;
 use crate::tls::{self, LoadError, Tls};
-use crate::{http, listener, scavenge};
+use crate::{http, listener, scavenge, seeds, version};
 
 /// Election timeouts without a leader after which a node is not ready.
 const LEADERLESS_ELECTIONS: u32 = 10;
@@ -87,6 +91,15 @@ pub enum RunError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] LoadError),
+    /// The token for local use cannot be left in the data directory.
+    #[error("cannot write the token for local use in {data}")]
+    LocalToken {
+        /// The directory.
+        data: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A peer showed that the node runs on an outdated copy of its disk.
     #[error("{0}")]
     Outdated(String),
@@ -102,6 +115,7 @@ pub struct Server {
     auditing: JoinHandle<()>,
     reloading: Option<JoinHandle<()>>,
     scavenging: JoinHandle<((), ())>,
+    maintaining: JoinHandle<()>,
     stop_listening: CancellationToken,
     cut: CancellationToken,
 }
@@ -168,6 +182,14 @@ impl Server {
             };
             tracing::warn!(listen = %config.listen, "INSECURE: {why}");
         }
+        let local_token = match LocalToken::leave(&config.data) {
+            Ok(token) => token,
+            Err(source) => {
+                node.shutdown().await;
+                return Err(RunError::LocalToken { data: config.data.display().to_string(), source });
+            }
+        };
+        let stopping = CancellationToken::new();
         let context = Arc::new(Context {
             node,
             metrics,
@@ -175,8 +197,10 @@ impl Server {
             peers,
             health: Health::new(Duration::from_millis(config.election_max_ms) * LEADERLESS_ELECTIONS),
             shutdown_asked: CancellationToken::new(),
-            stopping: CancellationToken::new(),
-            access: Access::new(config.asks_who()),
+            leaving: Leaving::new(&stopping),
+            maintenance: Maintenance::default(),
+            stopping,
+            access: Access::new(config.asks_who(), local_token),
             groups: Groups::default(),
             callers: Callers::new(&config),
             subscriptions: Arc::new(Semaphore::new(config.subscriptions_max.min(Semaphore::MAX_PERMITS))),
@@ -209,6 +233,7 @@ impl Server {
                 scavenge::drive(context.clone()),
                 scavenge::give_back(context.clone()),
             )),
+            maintaining: tokio::spawn(maintenance::keep(context.clone())),
             context,
             address,
             stop_listening,
@@ -243,12 +268,14 @@ impl Server {
         let timeout = self.context.config.shutdown_timeout();
         let deadline = tokio::time::Instant::now() + timeout;
         tracing::info!("stopping");
+        maintenance::before_stop(&self.context).await;
         self.context.health.drain();
         self.context.stopping.cancel();
         // Their last checkpoints need a node that still appends.
         let _ = tokio::time::timeout_at(deadline, self.grouping).await;
         let _ = tokio::time::timeout_at(deadline, self.auditing).await;
         let _ = tokio::time::timeout_at(deadline, self.scavenging).await;
+        let _ = tokio::time::timeout_at(deadline, self.maintaining).await;
         // The listener still answers: handing leadership over needs peers.
         if tokio::time::timeout_at(deadline, self.context.node.shutdown()).await.is_err() {
             tracing::warn!(?timeout, "the node did not stop in time; it will recover at the next start");
@@ -261,6 +288,7 @@ impl Server {
             // Now nothing waits any more, so that this ends at once.
             let _ = listening.await;
         }
+        self.context.access.local_token.take_away();
         self.ticking.abort();
         if let Some(reloading) = self.reloading {
             reloading.abort();
@@ -280,6 +308,13 @@ fn first_admin(config: &Config) -> Result<FirstAdmin, RunError> {
 async fn open(config: &Config, connect: Arc<dyn Connect>, metrics: Metrics) -> Result<Node, RunError> {
     let node = annals_raft::Config {
         bootstrap: config.bootstrap.clone(),
+        seeds: seeds::of(config),
+        expect: config.bootstrap_expect as usize,
+        name: config.own_name(),
+        replica: config.replica,
+        leave_on_shutdown: config.leave_on_shutdown,
+        voters_max: config.voters_max as usize,
+        version: version::VERSION.to_owned(),
         store: annals_store::Options {
             memtable_bytes: bytes(config.memtable_bytes),
             block_cache_bytes: bytes(config.block_cache_bytes),

@@ -71,9 +71,11 @@ pub(crate) async fn stop(context: &Context, id: Option<Uuid>, route: Route) -> R
 async fn command(context: &Context, command: Command, route: Route) -> Result<Answer, Failure> {
     match context.node.append(command, route, Instant::now() + context.config.request_timeout()).await? {
         Outcome::Scavenge(answer) => Ok(answer),
-        outcome @ (Outcome::Appended(_) | Outcome::Refused(_) | Outcome::Node(_) | Outcome::Denied(_)) => {
-            Err(unexpected(&outcome))
-        }
+        outcome @ (Outcome::Appended(_)
+        | Outcome::Refused(_)
+        | Outcome::Node(_)
+        | Outcome::Denied(_)
+        | Outcome::Lease(_)) => Err(unexpected(&outcome)),
     }
 }
 

@@ -20,7 +20,7 @@ use std::cell::RefCell;
 use annals_core::decide::{Heads, decide};
 use annals_core::scavenge::Facts;
 use annals_core::seeded::{self, Bug};
-use annals_core::{Batch, Command, EventId, Head, Outcome, Position, Revision, Scavenge, StreamName, Timestamp};
+use annals_core::{Batch, Command, EventId, Head, Lease, Outcome, Position, Revision, Scavenge, StreamName, Timestamp};
 use bytes::{Bytes, BytesMut};
 
 use crate::database::Reach;
@@ -103,7 +103,15 @@ impl Writer {
             if decision.scavenge.is_some() {
                 effects.set_scavenge(decision.scavenge);
             }
+            if decision.lease.is_some() {
+                effects.set_lease(decision.lease);
+            }
+            let mut own_times = decision.created.into_iter();
             for placed in decision.events {
+                let created = match own_times.next() {
+                    Some(own) => own.max(effects.newest_time()).min(created),
+                    None => created,
+                };
                 let record = Record::encode(&placed, created, &mut self.arena);
                 self.remembered.push(placed.position, placed.stream.as_bytes(), record.id());
                 effects.add(record, placed.stream)?;
@@ -189,6 +197,10 @@ impl Heads for Known<'_, '_> {
 
     fn scavenge(&self) -> Option<Scavenge> {
         self.effects.borrow().scavenge()
+    }
+
+    fn lease(&self) -> Option<Lease> {
+        self.effects.borrow().lease()
     }
 
     fn event(&self, at: Position) -> Result<Facts, Error> {

@@ -155,6 +155,11 @@ impl CatchUp {
         self.state.tail()
     }
 
+    /// The chain hash there.
+    pub fn chain(&self) -> ChainHash {
+        self.state.totals().chain
+    }
+
     /// Takes in records that follow [`CatchUp::position`], each as
     /// [`crate::Record::encoded`] on the other node, verified here. All of
     /// them are held in memory at once.
@@ -224,6 +229,7 @@ impl CatchUp {
         let mut effects = Effects::new(&self.state);
         effects.take_node(expected.last_node);
         effects.set_scavenge(expected.scavenge);
+        effects.set_lease(expected.lease);
         let index = mark.index;
         self.state.commit(effects.seal(), Some(mark))?;
         self.state.settle()?;
@@ -251,8 +257,20 @@ impl CatchUp {
         drop(writer);
         self.store.tail.send_replace(self.state.tail());
         self.store.scavenge.send_replace(self.state.totals().scavenge);
+        self.store.lease.send_replace(self.state.totals().lease);
         self.store.interests.wake_all();
         Ok(())
+    }
+
+    /// As [`CatchUp::finish`] for records that are all there is of a log, as of a
+    /// backup: what does not follow from them is as in a log that begins. No node id was
+    /// ever taken, and there never was a scavenge; stubs stay what they are.
+    ///
+    /// # Errors
+    /// As [`CatchUp::finish`].
+    pub fn finish_alone(self, mark: Mark) -> Result<(), CatchUpError> {
+        let residue = self.state.totals().residue();
+        self.finish(mark, &residue)
     }
 
     /// Whether the records have led to where the other node is.

@@ -12,7 +12,7 @@
 
 use annals_core::limits::STREAM_NAME_BYTES_MAX;
 use annals_core::{
-    EventType, Head, Metadata, Position, Properties, Revision, Scavenge, StreamName, Timestamp, metadata,
+    EventType, Head, Lease, Metadata, Position, Properties, Revision, Scavenge, StreamName, Timestamp, metadata,
 };
 use hashbrown::HashMap;
 use rocksdb::WriteBatch;
@@ -113,6 +113,14 @@ impl<'s> Effects<'s> {
 
     pub(crate) fn set_scavenge(&mut self, scavenge: Option<Scavenge>) {
         self.totals.scavenge = scavenge;
+    }
+
+    pub(crate) fn lease(&self) -> Option<Lease> {
+        self.totals.lease
+    }
+
+    pub(crate) fn set_lease(&mut self, lease: Option<Lease>) {
+        self.totals.lease = lease;
     }
 
     /// Leaves only the stub of an event up to [`Effects::tail`].

@@ -5,6 +5,7 @@
 //! | `meta` | `format` | format version |
 //! | `meta` | `standing` | what the state comes to, see [`crate::standing`] |
 //! | `meta` | `scavenge` | the last scavenge, if there was one, see [`annals_core::scavenge`] |
+//! | `meta` | `lease` | the maintenance lease, if it was ever given, see [`annals_core::lease`] |
 //! | `meta` | `given back` | up to where this node has given space back, see [`crate::reclaim`] |
 //! | `records` | position | the record |
 //! | `heads` | kind ‖ name | the head of a list, see [`crate::heads`] |
@@ -116,6 +117,8 @@ pub enum Key {
     /// Up to where this node has given the space of what is reclaimed back. The only
     /// thing here that is not the same on every node.
     GivenBack,
+    /// The maintenance lease.
+    Lease,
     /// The last scavenge.
     Scavenge,
     /// What the state comes to.
@@ -136,7 +139,7 @@ impl Key {
     /// Where it is stored.
     pub(crate) fn column(&self) -> Column {
         match self {
-            Key::Format | Key::Standing | Key::Scavenge | Key::GivenBack => Column::Meta,
+            Key::Format | Key::Standing | Key::Scavenge | Key::Lease | Key::GivenBack => Column::Meta,
             Key::Record(_) => Column::Records,
             Key::Head(..) => Column::Heads,
             Key::Run(..) => Column::Runs,
@@ -151,6 +154,7 @@ impl Key {
             Key::Format => b"format".to_vec(),
             Key::Standing => b"standing".to_vec(),
             Key::Scavenge => b"scavenge".to_vec(),
+            Key::Lease => b"lease".to_vec(),
             Key::GivenBack => b"given back".to_vec(),
             Key::Record(position) | Key::Chain(position) => number(position.get()).to_vec(),
             Key::Head(kind, name) => {
@@ -170,6 +174,7 @@ impl Key {
             Column::Meta if bytes == b"format" => Key::Format,
             Column::Meta if bytes == b"standing" => Key::Standing,
             Column::Meta if bytes == b"scavenge" => Key::Scavenge,
+            Column::Meta if bytes == b"lease" => Key::Lease,
             Column::Meta if bytes == b"given back" => Key::GivenBack,
             Column::Meta => return None,
             Column::Records => Key::Record(Position::new(single()?)),
@@ -194,6 +199,7 @@ impl fmt::Display for Key {
             Key::Format => f.write_str("the format version"),
             Key::Standing => f.write_str("the state's standing"),
             Key::Scavenge => f.write_str("the state of the last scavenge"),
+            Key::Lease => f.write_str("the maintenance lease"),
             Key::GivenBack => f.write_str("the mark of how much space was given back"),
             Key::Record(position) => write!(f, "the record at position {position}"),
             Key::Head(kind, name) => {
@@ -255,6 +261,7 @@ mod tests {
         prop_oneof![
             Just(Key::Format),
             Just(Key::GivenBack),
+            Just(Key::Lease),
             Just(Key::Scavenge),
             Just(Key::Standing),
             any::<u64>().prop_map(|p| Key::Record(Position::new(p))),

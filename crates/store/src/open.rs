@@ -33,6 +33,7 @@ pub(crate) fn open(data: &Path, options: Options) -> Result<Store, OpenError> {
     let remembered = state.read_remembered().map_err(unreadable)?;
     let (tail, _) = watch::channel(state.tail());
     let scavenge = watch::Sender::new(state.totals().scavenge);
+    let lease = watch::Sender::new(state.totals().lease);
     Ok(Store {
         inner: Arc::new(Inner {
             directory,
@@ -42,6 +43,7 @@ pub(crate) fn open(data: &Path, options: Options) -> Result<Store, OpenError> {
             writer: Mutex::new(Writer::new(remembered)),
             tail,
             scavenge,
+            lease,
             giving_back: Mutex::new(()),
             interests,
         }),

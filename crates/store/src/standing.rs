@@ -14,9 +14,10 @@
 //! 56 opaque             the replicated log's own
 //! ```
 //!
-//! The last scavenge has a key of its own, which is written together with it.
+//! The last scavenge and the maintenance lease have keys of their own, which are written
+//! together with it.
 
-use annals_core::{Position, Scavenge, Timestamp};
+use annals_core::{Lease, Position, Scavenge, Timestamp};
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::chain::ChainHash;
@@ -43,6 +44,8 @@ pub(crate) struct Totals {
     pub(crate) last_node: u64,
     /// The last scavenge, if there was one.
     pub(crate) scavenge: Option<Scavenge>,
+    /// The maintenance lease, if it was ever given.
+    pub(crate) lease: Option<Lease>,
 }
 
 const TOTALS_LEN: usize = 48;
@@ -50,6 +53,8 @@ const TOTALS_LEN: usize = 48;
 const RESIDUE_VERSION: u8 = 1;
 /// With the last scavenge behind the numbers.
 const SCAVENGED_RESIDUE_VERSION: u8 = 2;
+/// With the maintenance lease behind the numbers, and then the last scavenge, if there was one.
+const LEASED_RESIDUE_VERSION: u8 = 3;
 
 impl Standing {
     /// Of a state to which nothing was applied.
@@ -63,13 +68,15 @@ impl Standing {
                 next_list: ListId::new(0),
                 last_node: 0,
                 scavenge: None,
+                lease: None,
             },
         }
     }
 
-    /// The same with the last scavenge, which is read from a key of its own.
-    pub(crate) fn with(mut self, scavenge: Option<Scavenge>) -> Self {
+    /// The same with the last scavenge and the lease, which are read from keys of their own.
+    pub(crate) fn with(mut self, scavenge: Option<Scavenge>, lease: Option<Lease>) -> Self {
         self.totals.scavenge = scavenge;
+        self.totals.lease = lease;
         self
     }
 
@@ -96,8 +103,15 @@ impl Totals {
     /// come to the same.
     pub(crate) fn residue(&self) -> Bytes {
         let mut out = Vec::with_capacity(1 + TOTALS_LEN);
-        out.put_u8(self.scavenge.map_or(RESIDUE_VERSION, |_| SCAVENGED_RESIDUE_VERSION));
+        out.put_u8(match (self.scavenge, self.lease) {
+            (None, None) => RESIDUE_VERSION,
+            (Some(_), None) => SCAVENGED_RESIDUE_VERSION,
+            (_, Some(_)) => LEASED_RESIDUE_VERSION,
+        });
         self.put(&mut out);
+        if let Some(lease) = self.lease {
+            lease.encode(&mut out);
+        }
         if let Some(scavenge) = self.scavenge {
             scavenge.encode(&mut out);
         }
@@ -107,12 +121,18 @@ impl Totals {
     pub(crate) fn from_residue(bytes: &[u8]) -> Option<Totals> {
         let (version, bytes) = bytes.split_first()?;
         let (mut numbers, rest) = bytes.split_at_checked(TOTALS_LEN)?;
-        let scavenge = match *version {
-            RESIDUE_VERSION if rest.is_empty() => None,
-            SCAVENGED_RESIDUE_VERSION => Some(Scavenge::decode(Bytes::copy_from_slice(rest)).ok()?),
+        let scavenge = |bytes: &[u8]| Scavenge::decode(Bytes::copy_from_slice(bytes)).ok();
+        let (scavenge, lease) = match *version {
+            RESIDUE_VERSION if rest.is_empty() => (None, None),
+            SCAVENGED_RESIDUE_VERSION => (Some(scavenge(rest)?), None),
+            LEASED_RESIDUE_VERSION => {
+                let (lease, rest) = rest.split_at_checked(Lease::ENCODED_LEN)?;
+                let lease = Lease::decode(Bytes::copy_from_slice(lease)).ok()?;
+                (if rest.is_empty() { None } else { Some(scavenge(rest)?) }, Some(lease))
+            }
             _ => return None,
         };
-        Some(Totals { scavenge, ..Totals::take(&mut numbers) })
+        Some(Totals { scavenge, lease, ..Totals::take(&mut numbers) })
     }
 
     /// Commands of scavenges that were carried out: where two states of the same log
@@ -142,6 +162,7 @@ impl Totals {
             next_list: ListId::new(bytes.get_u64_le()),
             last_node: bytes.get_u64_le(),
             scavenge: None,
+            lease: None,
         }
     }
 }
@@ -158,6 +179,7 @@ mod tests {
             next_list: ListId::new(4),
             last_node: 5,
             scavenge: None,
+            lease: None,
         }
     }
 
@@ -176,6 +198,12 @@ mod tests {
         Totals { scavenge: Some(scavenge), ..totals() }
     }
 
+    fn leased(totals: Totals) -> Totals {
+        let (since, until) = (Timestamp::from_ticks(16), Timestamp::from_ticks(17));
+        let lease = Lease { node: 14, boot: uuid::Uuid::from_u128(15), since, until, ended: false };
+        Totals { lease: Some(lease), ..totals }
+    }
+
     #[test]
     fn a_standing_is_read_as_it_was_written() {
         let mark = Mark { index: 9, opaque: Bytes::from_static(b"raft's own") };
@@ -187,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_residue_is_read_only_in_full() {
-        for totals in [totals(), scavenged()] {
+        for totals in [totals(), scavenged(), leased(totals()), leased(scavenged())] {
             let bytes = totals.residue();
             assert_eq!(Totals::from_residue(&bytes), Some(totals));
             assert_eq!(Totals::from_residue(&bytes[..bytes.len() - 1]), None);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use annals_core::seeded::{self, Bug};
-use annals_core::{Head, Position, Scavenge, StreamName};
+use annals_core::{Head, Lease, Position, Scavenge, StreamName};
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 use rocksdb::{Cache, WriteBatch, properties};
@@ -138,9 +138,10 @@ impl State {
             let read = |key| self.database.get_durable(key);
             let standing = decode_standing(read(&Key::Standing)?.as_deref())?;
             let scavenge = decode_scavenge(read(&Key::Scavenge)?.as_deref())?;
-            // Both of one flush: none came between them.
+            let lease = decode_lease(read(&Key::Lease)?.as_deref())?;
+            // All of one flush: none came between them.
             if decode_standing(read(&Key::Standing)?.as_deref())?.mark == standing.mark {
-                return Ok(standing.with(scavenge));
+                return Ok(standing.with(scavenge, lease));
             }
         }
     }
@@ -209,6 +210,11 @@ impl State {
                     let mut value = Vec::new();
                     scavenge.encode(&mut value);
                     batch.put_cf(columns.meta, Key::Scavenge.encode(), value);
+                }
+                if let Some(lease) = newest.standing.totals.lease {
+                    let mut value = Vec::with_capacity(Lease::ENCODED_LEN);
+                    lease.encode(&mut value);
+                    batch.put_cf(columns.meta, Key::Lease.encode(), value);
                 }
             }
         }
@@ -442,7 +448,13 @@ pub(crate) fn corrupt_head(key: &[u8], source: Corruption) -> Error {
 pub(crate) fn read_standing(database: &Database) -> Result<Standing, Error> {
     let bytes = database.get(Column::Meta, &Key::Standing.encode())?;
     let scavenge = database.get(Column::Meta, &Key::Scavenge.encode())?;
-    Ok(decode_standing(bytes.as_deref())?.with(decode_scavenge(scavenge.as_deref())?))
+    let lease = database.get(Column::Meta, &Key::Lease.encode())?;
+    Ok(decode_standing(bytes.as_deref())?.with(decode_scavenge(scavenge.as_deref())?, decode_lease(lease.as_deref())?))
+}
+
+fn decode_lease(bytes: Option<&[u8]>) -> Result<Option<Lease>, Error> {
+    let corrupt = |_| Error::Corrupt { key: Key::Lease, source: Corruption::Invalid("it cannot be read") };
+    bytes.map(|bytes| Lease::decode(Bytes::copy_from_slice(bytes))).transpose().map_err(corrupt)
 }
 
 fn decode_scavenge(bytes: Option<&[u8]>) -> Result<Option<Scavenge>, Error> {

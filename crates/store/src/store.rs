@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use annals_core::{Batch, Head, Outcome, Position, Revision, Scavenge, StreamName, Timestamp};
+use annals_core::{Batch, Head, Lease, Outcome, Position, Revision, Scavenge, StreamName, Timestamp};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -29,6 +29,7 @@ use crate::options::Options;
 use crate::read::{Direction, PageLimit, StreamPage, StreamView};
 use crate::reclaim::{GivenBack, Gone, LookLimit};
 use crate::record::Record;
+use crate::standing::Totals;
 use crate::state::State;
 use crate::statistics::Statistics;
 
@@ -48,6 +49,7 @@ pub(crate) struct Inner {
     pub(crate) writer: Mutex<Writer>,
     pub(crate) tail: watch::Sender<Position>,
     pub(crate) scavenge: watch::Sender<Option<Scavenge>>,
+    pub(crate) lease: watch::Sender<Option<Lease>>,
     /// Held while space is given back.
     pub(crate) giving_back: Mutex<()>,
     pub(crate) interests: Arc<Interests>,
@@ -109,8 +111,9 @@ impl Store {
         let state = self.state();
         let outcomes = writer.apply(&state, mark, batch)?;
         self.inner.tail.send_if_modified(|tail| std::mem::replace(tail, state.tail()) != state.tail());
-        let scavenge = state.totals().scavenge;
+        let Totals { scavenge, lease, .. } = state.totals();
         self.inner.scavenge.send_if_modified(|last| std::mem::replace(last, scavenge) != scavenge);
+        self.inner.lease.send_if_modified(|last| std::mem::replace(last, lease) != lease);
         Ok(outcomes)
     }
 
@@ -198,6 +201,16 @@ impl Store {
     /// Tells each change of [`Store::scavenge`].
     pub fn watch_scavenge(&self) -> watch::Receiver<Option<Scavenge>> {
         self.inner.scavenge.subscribe()
+    }
+
+    /// The maintenance lease, as it was given last.
+    pub fn lease(&self) -> Option<Lease> {
+        *self.inner.lease.borrow()
+    }
+
+    /// Tells each change of [`Store::lease`].
+    pub fn watch_lease(&self) -> watch::Receiver<Option<Lease>> {
+        self.inner.lease.subscribe()
     }
 
     /// Looks on from where a scavenge stands for what is gone: the next step of it.

@@ -152,7 +152,7 @@ impl Testbed {
         let address = self.address(node);
         self.change(|mut client| {
             let address = address.clone();
-            async move { client.add_node(AddNodeRequest { address }).await }
+            async move { client.add_node(AddNodeRequest { address, replaces: 0 }).await }
         })
         .await
     }
@@ -170,12 +170,12 @@ impl Testbed {
 
     /// Gives a learner a vote.
     pub async fn promote(&self, id: u64) -> Change {
-        self.change(|mut client| async move { client.promote(NodeRequest { node: id }).await }).await
+        self.change(|mut client| async move { client.promote(NodeRequest { node: id, force: false }).await }).await
     }
 
     /// Takes a node out of the cluster. The process and the directory stay.
     pub async fn remove(&self, id: u64) -> Change {
-        self.change(|mut client| async move { client.remove(NodeRequest { node: id }).await }).await
+        self.change(|mut client| async move { client.remove(NodeRequest { node: id, force: false }).await }).await
     }
 
     /// Hands leadership to a node; 0: to any.

@@ -253,6 +253,8 @@ impl Testbed {
         ] {
             program.extend([flag.to_owned(), value]);
         }
+        // Who votes is up to the operators of a run.
+        program.extend(["--set".to_owned(), "voters_max=0".to_owned()]);
         if spec.bootstrap {
             program.extend(["--bootstrap".to_owned(), self.inner.bootstrap.join(",")]);
         }

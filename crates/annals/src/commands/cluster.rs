@@ -1,10 +1,22 @@
 //! `annals cluster`: operating a cluster.
 
-use annals_client::{Client, Cluster, Host, Settings};
-use annals_proto::annals::v1::{StatusReply, node::Role};
+mod hash;
+mod names;
+mod progress;
+mod replace;
+mod scale;
+mod status;
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use annals_client::Cluster;
 use serde_json::json;
 
+use self::progress::Progress;
+use super::confirm;
 use crate::Connection;
+use crate::duration::time;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
@@ -26,9 +38,10 @@ Examples:
   annals cluster status
   annals cluster status --server 'kurrentdb://127.0.0.1:2114?tls=false' -o json")]
     Status,
-    /// Add an empty node that waits to be added. It learns first; promote it later.
+    /// Add an empty node that waits to be added. Nodes with --join do that by themselves.
     #[command(after_help = "\
-Start the node with an empty data directory and without --bootstrap.
+Start the node with an empty data directory and without --bootstrap. It follows without
+a vote until it has caught up; then it gets one, unless there are `voters_max` already.
 
 Examples:
   annals cluster add 127.0.0.1:2116
@@ -38,33 +51,90 @@ Examples:
         #[arg(value_name = "HOST:PORT")]
         address: String,
     },
-    /// Give a learner that has caught up a vote.
+    /// Give a learner that has caught up a vote now.
     #[command(after_help = "\
 Examples:
-  annals cluster promote 4
-  annals cluster status && annals cluster promote 4")]
+  annals cluster promote annals-3
+  annals cluster promote 4")]
     Promote {
-        /// The learner's id.
-        node: u64,
+        /// The learner, by its name or id.
+        #[arg(value_name = "NAME|ID")]
+        node: String,
     },
     /// Take a node out of the cluster for good. Its id is never used again.
     #[command(after_help = "\
+Refused when the voters that are left could not decide anything. --force does it all the
+same; the cluster then takes no appends until enough of them are back.
+
 Examples:
-  annals cluster remove 2
-  annals cluster remove 2 -o json")]
+  annals cluster remove annals-4
+  annals cluster remove 2 --yes
+  annals cluster remove annals-2 --force")]
     Remove {
-        /// The node's id.
-        node: u64,
+        /// The node, by its name or id.
+        #[arg(value_name = "NAME|ID")]
+        node: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Also if those that are left cannot decide anything. Asks for the node's name.
+        #[arg(long)]
+        force: bool,
+        /// The answer to that question, where there is nobody to ask.
+        #[arg(long, value_name = "NAME", requires = "force")]
+        confirm: Option<String>,
+    },
+    /// Put a new node into the place of one that is gone or has lost its disk.
+    #[command(after_help = "\
+Start the new node with an empty data directory, at the same address as the old one or
+at another. It catches up, and then takes the place of the old one in one change. The
+old one must not answer any more, or answer with another data directory.
+
+Examples:
+  annals cluster replace annals-2 --with annals-2.annals-headless.default.svc:2113
+  annals cluster replace 2 --with node-4.example:2113 --timeout 1h")]
+    Replace {
+        /// The node that is gone, by its name or id.
+        #[arg(value_name = "NAME|ID")]
+        node: String,
+        /// Where the new one listens.
+        #[arg(long, value_name = "HOST:PORT")]
+        with: String,
+        /// How long to wait for it.
+        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
+        timeout: Duration,
+    },
+    /// Make the cluster smaller, or wait until it is larger. Replicas do not count.
+    #[command(after_help = "\
+Down: the nodes with the highest names leave one by one, each only when the others can
+decide without it. Up: says how to start more nodes, and waits until they vote.
+
+Examples:
+  annals cluster scale 3 --yes && kubectl scale statefulset annals --replicas=3
+  kubectl scale statefulset annals --replicas=5 && annals cluster scale 5")]
+    Scale {
+        /// How many nodes there are to be.
+        #[arg(value_name = "N")]
+        nodes: usize,
+        /// Do not ask before nodes are removed.
+        #[arg(long)]
+        yes: bool,
+        /// Do not wait for new nodes.
+        #[arg(long)]
+        no_wait: bool,
+        /// How long it may take in all.
+        #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
+        timeout: Duration,
     },
     /// Hand leadership over.
     #[command(after_help = "\
 Examples:
   annals cluster transfer-leader
-  annals cluster transfer-leader --to 3")]
+  annals cluster transfer-leader --to annals-0")]
     TransferLeader {
-        /// To this node. Default: the most advanced other voter.
-        #[arg(long, value_name = "NODE")]
-        to: Option<u64>,
+        /// To this node, by its name or id. Default: the most advanced other voter.
+        #[arg(long, value_name = "NAME|ID")]
+        to: Option<String>,
     },
     /// Compare the events of all nodes by a hash over all of them. Exit code 4 if they differ.
     #[command(after_help = "\
@@ -83,14 +153,79 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let cluster = client.cluster();
     let format = arguments.connection.format();
     match arguments.command {
-        Command::Status => status(&cluster.status().await?, format)?,
+        Command::Status => status::print(&cluster.status().await?, format)?,
         Command::Add { address } => done(cluster.add(&address).await?, "added as a learner", format)?,
-        Command::Promote { node } => done(cluster.promote(node).await?, "votes", format)?,
-        Command::Remove { node } => done(cluster.remove(node).await?, "removed", format)?,
-        Command::TransferLeader { to } => done(cluster.transfer_leader(to).await?, "leads", format)?,
-        Command::Hash { position } => hash(&arguments.connection.settings()?, &cluster, position, format).await?,
+        Command::Promote { node } => {
+            let node = named(&cluster, &node).await?;
+            done(cluster.promote(node).await?, "votes", format)?;
+        }
+        Command::Remove { node, yes, force, confirm: answer } => {
+            let node = to_remove(&cluster, &node, yes, force, answer).await?;
+            done(cluster.remove(node, force).await?, "removed", format)?;
+        }
+        Command::Replace { node, with, timeout } => {
+            replace::run(&cluster, &node, &with, Progress::new(timeout), format).await?;
+        }
+        Command::Scale { nodes, yes, no_wait, timeout } => {
+            let wanted = scale::Wanted { nodes, yes, no_wait };
+            scale::run(&cluster, wanted, Progress::new(timeout), format).await?;
+        }
+        Command::TransferLeader { to } => {
+            let to = match to {
+                Some(to) => Some(named(&cluster, &to).await?),
+                None => None,
+            };
+            done(cluster.transfer_leader(to).await?, "leads", format)?;
+        }
+        Command::Hash { position } => {
+            hash::run(&arguments.connection.settings()?, &cluster, position, format).await?;
+        }
     }
     Ok(())
+}
+
+/// The id of a node that is named by it or otherwise.
+async fn named(cluster: &Cluster, node: &str) -> Result<u64, Failure> {
+    match node.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => names::id(&cluster.status().await?, node),
+    }
+}
+
+/// The id of a node that is to be removed, after whoever asks has confirmed it.
+async fn to_remove(
+    cluster: &Cluster,
+    node: &str,
+    yes: bool,
+    force: bool,
+    answer: Option<String>,
+) -> Result<u64, Failure> {
+    if !force {
+        let id = named(cluster, node).await?;
+        confirm(yes, &format!("Remove node {id} from the cluster for good?"))?;
+        return Ok(id);
+    }
+    let status = cluster.status().await?;
+    let node = names::node(&status, node)?;
+    let answer = match answer {
+        Some(answer) => answer,
+        None if std::io::stdin().is_terminal() => {
+            eprint!(
+                "Without node {} the cluster may take no appends until more of the other nodes are back.\n\
+                 Type its name, {}, to remove it all the same: ",
+                node.id, node.name
+            );
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line)?;
+            line.trim().to_owned()
+        }
+        None => return Err(Failure::usage(format!("say --confirm {}: there is nobody to ask", node.name))),
+    };
+    if answer == node.name {
+        Ok(node.id)
+    } else {
+        Err(Failure::new(Code::Failed, anyhow::anyhow!("not confirmed: the name is {}", node.name)))
+    }
 }
 
 fn done(node: u64, what: &str, format: Format) -> std::io::Result<()> {
@@ -98,148 +233,4 @@ fn done(node: u64, what: &str, format: Format) -> std::io::Result<()> {
         Format::Table => output::line(&format!("node {node} {what}")),
         Format::Json => output::json(&json!({ "node": node })),
     }
-}
-
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::Unspecified => "unknown",
-        Role::Leader => "leader",
-        Role::Follower => "follower",
-        Role::Learner => "learner",
-        Role::Candidate => "candidate",
-    }
-}
-
-fn status(status: &StatusReply, format: Format) -> std::io::Result<()> {
-    if format == Format::Json {
-        let node = |node: &annals_proto::annals::v1::Node| {
-            json!({
-                "id": node.id,
-                "address": node.address,
-                "role": role(node.role()),
-                "voter": node.voter,
-                "matchedIndex": node.matched_index,
-                "reachable": node.reachable,
-            })
-        };
-        return output::json(&json!({
-            "cluster": status.cluster,
-            "node": status.node,
-            "version": status.version,
-            "term": status.term,
-            "leader": (status.leader != 0).then_some(status.leader),
-            "tail": status.tail,
-            "lastLogIndex": status.last_log_index,
-            "committedIndex": status.committed_index,
-            "appliedIndex": status.applied_index,
-            "durableIndex": status.durable_index,
-            "snapshotIndex": status.snapshot_index,
-            "purgedIndex": status.purged_index,
-            "nodes": status.nodes.iter().map(node).collect::<Vec<_>>(),
-        }));
-    }
-    let leader = if status.leader == 0 { "none".to_owned() } else { format!("node {}", status.leader) };
-    let cluster = if status.cluster.is_empty() { "none: this node waits to be added" } else { &status.cluster };
-    output::line(&format!("cluster   {cluster}"))?;
-    output::line(&format!("leader    {leader}, term {}", status.term))?;
-    output::line(&format!(
-        "answered  node {} (annals {}): newest event {}, log {} committed {} applied {} on disk {}\n",
-        status.node,
-        status.version,
-        status.tail,
-        status.last_log_index,
-        status.committed_index,
-        status.applied_index,
-        status.durable_index
-    ))?;
-    let knows_all = status.leader == status.node;
-    let rows = status.nodes.iter().map(|node| {
-        // Only the leader hears from everybody.
-        let reachable = match (node.reachable, knows_all) {
-            (true, _) => "yes",
-            (false, true) => "NO",
-            (false, false) => "?",
-        };
-        vec![
-            node.id.to_string(),
-            node.address.clone(),
-            role(node.role()).to_owned(),
-            if node.voter { "yes" } else { "no" }.to_owned(),
-            reachable.to_owned(),
-            node.matched_index.map_or_else(|| "?".to_owned(), |index| index.to_string()),
-        ]
-    });
-    output::table(&["NODE", "ADDRESS", "ROLE", "VOTES", "REACHABLE", "LOG"], rows.collect())
-}
-
-/// A member and a connection to it alone.
-struct Peer {
-    id: u64,
-    address: String,
-    cluster: Cluster,
-}
-
-async fn hash(settings: &Settings, cluster: &Cluster, position: Option<u64>, format: Format) -> Result<(), Failure> {
-    let members = cluster.status().await?.nodes;
-    let mut peers = Vec::new();
-    for member in members {
-        let (name, port) = member.address.rsplit_once(':').unwrap_or((&member.address, "2113"));
-        let port = port.parse().unwrap_or(annals_client::connection_string::DEFAULT_PORT);
-        let host = Host { name: name.trim_matches(['[', ']']).to_owned(), port };
-        let alone = Settings { hosts: vec![host], discover: false, ..settings.clone() };
-        peers.push(Peer { id: member.id, address: member.address, cluster: Client::new(alone).cluster() });
-    }
-    let position = match position {
-        Some(position) => position,
-        None => common_tail(&peers).await?,
-    };
-    if position == 0 {
-        return Err(Failure::new(Code::NotFound, anyhow::anyhow!("there is no event yet that all nodes have")));
-    }
-    let mut hashes = Vec::new();
-    for peer in &peers {
-        let hash = peer.cluster.hash(Some(position)).await.map(|reply| reply.hash);
-        if let Err(error) = &hash {
-            eprintln!("warning: node {} at {}: {error}", peer.id, peer.address);
-        }
-        hashes.push(hash.ok());
-    }
-    let told: Vec<&String> = hashes.iter().flatten().collect();
-    let equal = told.windows(2).all(|pair| pair[0] == pair[1]);
-    match format {
-        Format::Json => {
-            let nodes: Vec<_> = peers
-                .iter()
-                .zip(&hashes)
-                .map(|(peer, hash)| json!({ "node": peer.id, "address": peer.address, "hash": hash }))
-                .collect();
-            output::json(&json!({ "position": position, "equal": equal, "nodes": nodes }))?;
-        }
-        Format::Table => {
-            let rows = peers.iter().zip(&hashes).map(|(peer, hash)| {
-                let hash = hash.clone().unwrap_or_else(|| "no answer".to_owned());
-                vec![peer.id.to_string(), peer.address.clone(), position.to_string(), hash]
-            });
-            output::table(&["NODE", "ADDRESS", "POSITION", "HASH"], rows.collect())?;
-        }
-    }
-    if told.is_empty() {
-        return Err(Failure::new(Code::Unavailable, anyhow::anyhow!("no node told its hash")));
-    }
-    if !equal {
-        return Err(Failure::new(Code::Conflict, anyhow::anyhow!("the nodes differ: stop writing and look into it")));
-    }
-    Ok(())
-}
-
-/// The newest position that every node that answers has.
-async fn common_tail(peers: &[Peer]) -> Result<u64, Failure> {
-    let mut lowest = None;
-    for peer in peers {
-        match peer.cluster.status().await {
-            Ok(status) => lowest = Some(lowest.map_or(status.tail, |lowest: u64| lowest.min(status.tail))),
-            Err(error) => eprintln!("warning: node {} at {}: {error}", peer.id, peer.address),
-        }
-    }
-    lowest.ok_or_else(|| Failure::new(Code::Unavailable, anyhow::anyhow!("no node answers")))
 }

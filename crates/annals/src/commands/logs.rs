@@ -8,6 +8,7 @@ use annals_proto::annals::v1::{LogLevelReply, LogLine};
 use annals_server::time::rfc3339;
 use serde_json::{Map, Value, json};
 
+use crate::duration::time;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -101,7 +102,7 @@ fn tell_level(reply: &LogLevelReply, format: Format) -> std::io::Result<()> {
     if directives == configured {
         return output::line(&format!("node {node} logs {directives}, as configured"));
     }
-    let until = ends.map_or_else(|| "its next restart or reload".to_owned(), |ends| ends);
+    let until = ends.unwrap_or_else(|| "its next restart or reload".to_owned());
     output::line(&format!("node {node} logs {directives} until {until}, then {configured} as configured"))
 }
 
@@ -146,35 +147,9 @@ fn object(line: &LogLine) -> Value {
     Value::Object(object)
 }
 
-/// A number and `s`, `m` or `h`.
-fn time(text: &str) -> Result<Duration, String> {
-    let unclear = || "write a number and s, m or h, such as 10m".to_owned();
-    let unit = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3_600,
-        _ => return Err(unclear()),
-    };
-    let number = text.trim_end_matches(['s', 'm', 'h']).parse::<u64>().map_err(|_| unclear())?;
-    match number.checked_mul(unit) {
-        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
-        Some(_) | None => Err(unclear()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_time_is_a_number_and_a_unit() {
-        assert_eq!(time("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(time("10m"), Ok(Duration::from_secs(600)));
-        assert_eq!(time("2h"), Ok(Duration::from_secs(7_200)));
-        for wrong in ["", "10", "m", "0s", "-1s", "1d", "99999999999999999999h", "18446744073709551615h"] {
-            assert!(time(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_terminal_is_told_nothing_to_act_on() {

@@ -1,6 +1,7 @@
 //! The commands, one file for each noun.
 
 pub(crate) mod all;
+pub(crate) mod backup;
 pub(crate) mod bench;
 pub(crate) mod certs;
 pub(crate) mod cluster;
@@ -9,6 +10,8 @@ pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod node;

@@ -1,8 +1,22 @@
-//! `annals node`: operating one node, the one that answers.
+//! `annals node`: one node, mostly before and after it is restarted.
+
+mod local;
+mod recover;
+
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use annals_client::Maintenance;
+use annals_proto::annals::v1::drain_progress::Step;
+use annals_proto::annals::v1::{DrainProgress, InfoReply, MaintenanceLease};
+use annals_server::time::rfc3339;
+use serde_json::{Value, json};
 
 use crate::Connection;
 use crate::commands::logs;
-use crate::failure::Failure;
+use crate::duration::time;
+use crate::failure::{Code, Failure};
+use crate::output::{self, Format};
 
 /// Flags of `annals node`.
 #[derive(clap::Args)]
@@ -16,14 +30,248 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    /// Get a node out of everybody's way before it is restarted.
+    #[command(after_help = "\
+The node takes the cluster's maintenance lease and waits for it while another
+node has it, or while a voter is down or behind: restarts come one after the
+other, whoever asks for them. Then it is not ready any more, its subscriptions
+go elsewhere, and so does leadership. It follows and votes on. The lease is
+given back when the node is ready after its restart, or by `annals node resume`.
+
+Exit code 0: drained, or no member of a cluster; 5: not drained in time.
+
+Examples:
+  annals node drain --server 'kurrentdb://node-2.example:2113'
+  annals node drain --local --timeout 80s")]
+    Drain {
+        #[command(flatten)]
+        local: Local,
+
+        /// How long all of it may take, as 80s or 10m.
+        #[arg(long, value_name = "TIME", default_value = "80s", value_parser = time)]
+        timeout: Duration,
+
+        /// How long a node that does not come back keeps others waiting. Default: 5m.
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        lease: Option<Duration>,
+    },
+    /// Take a drain back: the node serves as before.
+    #[command(after_help = "\
+Examples:
+  annals node resume --server 'kurrentdb://node-2.example:2113'
+  annals node resume --local")]
+    Resume {
+        #[command(flatten)]
+        local: Local,
+    },
+    /// Whether a node is ready, check by check. Exit code 6 if it is not.
+    #[command(after_help = "\
+Examples:
+  annals node check
+  annals node check --local -o json")]
+    Check {
+        #[command(flatten)]
+        local: Local,
+    },
+    /// Who a node is, and how it is doing.
+    #[command(after_help = "\
+Examples:
+  annals node info
+  annals node info --local -o json")]
+    Info {
+        #[command(flatten)]
+        local: Local,
+    },
     #[command(flatten)]
     Logs(logs::Command),
+    /// Go on with what one stopped node has, when most of the cluster is lost for good.
+    Recover(recover::Arguments),
+}
+
+/// How the node on this machine is found.
+#[derive(clap::Args)]
+struct Local {
+    /// The node that is configured here, in the environment and in files, over loopback,
+    /// with the token that it leaves in its data directory.
+    #[arg(long)]
+    local: bool,
+
+    /// With --local: its TOML file with options; several are read in their order.
+    #[arg(long, value_name = "FILE", env = "ANNALS_CONFIG", hide_env_values = true)]
+    config: Vec<PathBuf>,
+
+    /// With --local: its data directory.
+    #[arg(long, value_name = "DIR", requires = "local")]
+    data: Option<PathBuf>,
+
+    /// With --local: where it listens.
+    #[arg(long, value_name = "IP:PORT", requires = "local")]
+    listen: Option<String>,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    match arguments.command {
-        Command::Logs(command) => {
-            logs::run(command, &arguments.connection.client()?.logs(), arguments.connection.format()).await
+    let Arguments { connection, command } = arguments;
+    let format = connection.format();
+    match command {
+        Command::Drain { local, timeout, lease } => {
+            drain(&maintenance(&connection, &local)?, timeout, lease, format).await
+        }
+        Command::Resume { local } => resume(&maintenance(&connection, &local)?, format).await,
+        Command::Check { local } => check(&maintenance(&connection, &local)?, format).await,
+        Command::Info { local } => Ok(info(&maintenance(&connection, &local)?.info().await?, format)?),
+        Command::Logs(command) => logs::run(command, &connection.client()?.logs(), format).await,
+        Command::Recover(arguments) => recover::run(&arguments, format),
+    }
+}
+
+fn maintenance(connection: &Connection, local: &Local) -> Result<Maintenance, Failure> {
+    if local.local {
+        return Ok(local::client(local)?.maintenance());
+    }
+    if connection.settings()?.discover {
+        return Err(Failure::usage(
+            "name one node with --server, without +discover: it is that node which is maintained",
+        ));
+    }
+    Ok(connection.client()?.maintenance())
+}
+
+async fn drain(
+    maintenance: &Maintenance,
+    timeout: Duration,
+    lease: Option<Duration>,
+    format: Format,
+) -> Result<(), Failure> {
+    let mut told = Ok(());
+    maintenance
+        .drain(timeout, lease, |step| {
+            if told.is_ok() {
+                told = tell(step, format);
+            }
+        })
+        .await?;
+    Ok(told?)
+}
+
+fn tell(step: &DrainProgress, format: Format) -> std::io::Result<()> {
+    let seconds = step.elapsed_ms as f64 / 1_000.0;
+    match format {
+        Format::Table => output::line(&format!("{seconds:7.1} s  {}", step.text)),
+        Format::Json => output::json(&json!({
+            "step": name(step.step()),
+            "text": step.text,
+            "elapsedMs": step.elapsed_ms,
+        })),
+    }
+}
+
+fn name(step: Step) -> &'static str {
+    match step {
+        Step::Unspecified => "unknown",
+        Step::Waiting => "waiting",
+        Step::LeaseHeld => "leaseHeld",
+        Step::NotAccepting => "notAccepting",
+        Step::LeadershipHandedOver => "leadershipHandedOver",
+        Step::Flushed => "flushed",
+        Step::Drained => "drained",
+        Step::NotAMember => "notAMember",
+    }
+}
+
+async fn resume(maintenance: &Maintenance, format: Format) -> Result<(), Failure> {
+    let reply = maintenance.resume().await?;
+    match format {
+        Format::Json => output::json(&json!({ "node": reply.node, "wasDrained": reply.was_drained }))?,
+        Format::Table if reply.was_drained => output::line(&format!("node {} serves again", reply.node))?,
+        Format::Table => output::line(&format!("node {} was not drained", reply.node))?,
+    }
+    Ok(())
+}
+
+async fn check(maintenance: &Maintenance, format: Format) -> Result<(), Failure> {
+    let unhealthy = |error: anyhow::Error| Failure::new(Code::Unhealthy, error);
+    let info = maintenance.info().await.map_err(|error| unhealthy(error.into()))?;
+    match format {
+        Format::Json => output::json(&json!({ "ready": info.ready, "checks": checks(&info) }))?,
+        Format::Table => {
+            for check in &info.checks {
+                match check.failure.as_str() {
+                    "" => output::line(&format!("[+]{} ok", check.name))?,
+                    failure => output::line(&format!("[-]{} failed: {failure}", check.name))?,
+                }
+            }
         }
     }
+    if info.ready { Ok(()) } else { Err(unhealthy(anyhow::anyhow!("node {} is not ready", info.node))) }
+}
+
+fn checks(info: &InfoReply) -> Value {
+    let check = |failure: &str| if failure.is_empty() { json!("ok") } else { json!(failure) };
+    info.checks.iter().map(|each| (each.name.clone(), check(&each.failure))).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn info(info: &InfoReply, format: Format) -> std::io::Result<()> {
+    if format == Format::Json {
+        return output::json(&json!({
+            "cluster": info.cluster,
+            "node": info.node,
+            "incarnation": info.incarnation,
+            "boot": info.boot,
+            "address": info.address,
+            "version": info.version,
+            "phase": info.phase,
+            "role": info.role,
+            "leader": (info.leader != 0).then_some(info.leader),
+            "term": info.term,
+            "committedIndex": info.committed_index,
+            "appliedIndex": info.applied_index,
+            "lastLogIndex": info.last_log_index,
+            "tail": info.tail,
+            "ready": info.ready,
+            "drained": info.drained,
+            "checks": checks(info),
+            "lease": info.lease.as_ref().map(lease_json),
+            "uptimeSeconds": info.uptime_seconds,
+        }));
+    }
+    let none = |text: &str, otherwise: &str| if text.is_empty() { otherwise.to_owned() } else { text.to_owned() };
+    let leader = if info.leader == 0 { "none".to_owned() } else { format!("node {}", info.leader) };
+    let failed = info.checks.iter().filter(|check| !check.failure.is_empty());
+    let failed: Vec<_> = failed.map(|check| format!("{} ({})", check.name, check.failure)).collect();
+    let ready = if info.ready { "yes".to_owned() } else { format!("no: {}", failed.join("; ")) };
+    let lease = info.lease.as_ref().map_or_else(|| "nobody has it".to_owned(), lease_text);
+    for (name, value) in [
+        ("node", format!("{}, {} ({})", info.node, info.role, info.phase)),
+        ("address", info.address.clone()),
+        ("cluster", none(&info.cluster, "none: this node waits to be added")),
+        ("directory", info.incarnation.clone()),
+        ("started", format!("{} s ago, as {}", info.uptime_seconds, none(&info.boot, "nobody yet"))),
+        ("version", info.version.clone()),
+        ("leader", format!("{leader}, term {}", info.term)),
+        ("log", format!("{} committed {} applied {}", info.last_log_index, info.committed_index, info.applied_index)),
+        ("newest event", info.tail.to_string()),
+        ("ready", ready),
+        ("drained", if info.drained { "yes" } else { "no" }.to_owned()),
+        ("maintenance", lease),
+    ] {
+        output::line(&format!("{name:13} {value}"))?;
+    }
+    Ok(())
+}
+
+/// Who has the maintenance lease, for people.
+pub(crate) fn lease_text(lease: &MaintenanceLease) -> String {
+    format!("node {} has the lease until {}", lease.node, shown(lease.until))
+}
+
+/// The same for programs.
+pub(crate) fn lease_json(lease: &MaintenanceLease) -> Value {
+    json!({ "node": lease.node, "since": shown(lease.since), "until": shown(lease.until) })
+}
+
+fn shown(ticks: u64) -> String {
+    /// Of a second.
+    const TICKS: u64 = 10_000_000;
+    let nanos = u32::try_from(ticks % TICKS * 100).unwrap_or(0);
+    rfc3339(UNIX_EPOCH + Duration::new(ticks / TICKS, nanos))
 }

@@ -28,7 +28,9 @@ fn cluster(method: &str) -> Call {
 }
 
 fn add(victim: &Victim, address: &str) -> Answer {
-    cluster("AddNode").message(&AddNodeRequest { address: address.to_owned() }).answer(victim.port)
+    cluster("AddNode")
+        .message(&AddNodeRequest { address: address.to_owned(), ..AddNodeRequest::default() })
+        .answer(victim.port)
 }
 
 fn members(victim: &Victim) -> String {
@@ -59,14 +61,17 @@ fn nobody(victim: &Victim) {
     let before = members(victim);
     for node in [0, 7, u64::MAX] {
         for method in ["Promote", "Remove"] {
-            cluster(method).message(&NodeRequest { node }).answer(victim.port).is_no_success();
+            cluster(method)
+                .message(&NodeRequest { node, ..NodeRequest::default() })
+                .answer(victim.port)
+                .is_no_success();
         }
         if node != 0 {
             cluster("TransferLeader").message(&TransferLeaderRequest { node }).answer(victim.port).is_no_success();
         }
     }
     // The last voter.
-    cluster("Remove").message(&NodeRequest { node: 1 }).answer(victim.port).is_no_success();
+    cluster("Remove").message(&NodeRequest { node: 1, ..NodeRequest::default() }).answer(victim.port).is_no_success();
     assert_eq!(members(victim), before);
 }
 
@@ -128,7 +133,7 @@ fn adopting(victim: &Victim) {
         (vec![], 0, String::new()),
         (vec![1; 1_000], u64::MAX, "x".repeat(100_000)),
     ] {
-        let adopt = internal::AdoptRequest { cluster: cluster.into(), node, address };
+        let adopt = internal::AdoptRequest { cluster: cluster.into(), node, address, founders: Vec::new() };
         Call::to("/annals.internal.v1.Coordination/Adopt").message(&adopt).answer(victim.port).is_no_success();
     }
 }

@@ -190,7 +190,7 @@ fn settle(world: &World, known: &Known, order: &Order, result: &Sent, fate: &mut
                 }
             }
         }
-        Ok(other @ (Outcome::Node(_) | Outcome::Scavenge(_) | Outcome::Denied(_))) => {
+        Ok(other @ (Outcome::Node(_) | Outcome::Scavenge(_) | Outcome::Lease(_) | Outcome::Denied(_))) => {
             oracle.fail("acknowledgement", format!("{} was answered {other:?}", order.name));
         }
         Err(AppendError::Unknown(_)) => {

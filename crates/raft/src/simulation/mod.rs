@@ -207,7 +207,10 @@ async fn begin(world: &Arc<World>) {
         let identity = Identity { cluster: world.cluster, node: host, incarnation, lineage: Lineage::default() };
         world.oracle().adopted(&identity);
         disk.identity = Some(identity);
-        members.insert(host, NodeInfo { address: address(host), incarnation: *incarnation.as_bytes() });
+        members.insert(
+            host,
+            NodeInfo { address: address(host), incarnation: *incarnation.as_bytes(), ..NodeInfo::default() },
+        );
     }
     for host in world.hosts() {
         world.start(host);

@@ -279,9 +279,9 @@ fn next_request(world: &Arc<World>, random: &mut Random, members: &Members) -> O
         }),
         2..=5 if !learners.is_empty() => Some(AdminRequest::Promote { node: *random.pick(&learners) }),
         6..=7 if voters.len() as u64 >= world.plan.nodes && voters.len() > 2 => {
-            Some(AdminRequest::Remove { node: *random.pick(&voters) })
+            Some(AdminRequest::Remove { node: *random.pick(&voters), force: false })
         }
-        8 if !learners.is_empty() => Some(AdminRequest::Remove { node: *random.pick(&learners) }),
+        8 if !learners.is_empty() => Some(AdminRequest::Remove { node: *random.pick(&learners), force: false }),
         _ if !free.is_empty() => {
             let host = *random.pick(&free);
             // A machine whose node was removed comes back empty.
@@ -290,7 +290,7 @@ fn next_request(world: &Arc<World>, random: &mut Random, members: &Members) -> O
                 world.wipe(host, random);
             }
             world.start(host);
-            Some(AdminRequest::AddNode { address: address(host) })
+            Some(AdminRequest::AddNode { address: address(host), replaces: None })
         }
         _ => None,
     }

@@ -138,11 +138,10 @@ impl SimulatedNode {
             has_identity: identity.is_some(),
             cluster: identity.map(|identity| identity.cluster.as_bytes().to_vec()).unwrap_or_default().into(),
             node: identity.map_or(0, |identity| identity.node),
-            bootstrap: Vec::new(),
             initialized: self.world.disk(self.host).lock().log.has_begun()
                 || self.running.get().is_some_and(|running| !running.log.is_pristine()),
             incarnation: self.incarnation.as_bytes().to_vec().into(),
-            priority: 0,
+            ..pb::ProbeReply::default()
         }
     }
 

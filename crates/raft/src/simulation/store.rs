@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use annals_core::decide::{Heads, decide};
 use annals_core::scavenge::Facts;
-use annals_core::{Batch, EventId, Head, Metadata, Outcome, Position, Revision, Scavenge, StreamName, Timestamp};
+use annals_core::{
+    Batch, EventId, Head, Lease, Metadata, Outcome, Position, Revision, Scavenge, StreamName, Timestamp,
+};
 use annals_store::{ChainHash, Durable, Mark, PageLimit, Record};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -132,13 +134,17 @@ impl Heads for State {
         self.totals.last_node
     }
 
-    // Nobody scavenges here: the store's own tests look into that.
+    // Nobody scavenges and nobody is maintained here: the store's own tests look into that.
 
     fn time(&self) -> Timestamp {
         self.totals.time
     }
 
     fn scavenge(&self) -> Option<Scavenge> {
+        None
+    }
+
+    fn lease(&self) -> Option<Lease> {
         None
     }
 

@@ -196,7 +196,7 @@ mod tests {
     fn denials_are_bounded_and_what_is_left_out_is_told() {
         let audit = Audit::default();
         let address = Some(([192, 0, 2, 7], 1234).into());
-        let caller = Caller::Known(Arc::new(Identity { name: "ann".to_owned(), address, proved: None }));
+        let caller = Caller::Known(Arc::new(Identity { name: "ann".to_owned(), address, proved: None, local: false }));
         for _ in 0..DENIALS_PER_SECOND + 5 {
             audit.denied(&caller, "streams:read", "order-1", "no right on the stream");
         }

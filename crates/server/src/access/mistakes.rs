@@ -54,7 +54,10 @@ impl Context {
             | Command::For { .. }
             | Command::StartScavenge { .. }
             | Command::Reclaim(_)
-            | Command::StopScavenge { .. } => {}
+            | Command::StopScavenge { .. }
+            | Command::AcquireLease(_)
+            | Command::ReleaseLease { .. }
+            | Command::Import(_) => {}
         }
         Ok(self.node.append(command, route, deadline).await?)
     }

@@ -123,7 +123,9 @@ async fn carry_out(context: &Context, _: &Caller, login: &str, command: Command)
             let login = login.to_owned();
             Err(if gone { Failure::UserNotFound(login) } else { Failure::UserConflict(login) })
         }
-        outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_)) => Err(unexpected(&outcome)),
+        outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_) | Outcome::Lease(_)) => {
+            Err(unexpected(&outcome))
+        }
     }
 }
 

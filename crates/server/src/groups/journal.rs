@@ -40,7 +40,9 @@ async fn append(context: &Context, stream: StreamName, expected: Expected, event
     match context.node.append(command, Route::LeaderOnly, Instant::now() + WRITE_TIMEOUT).await? {
         Outcome::Appended(appended) => Ok(appended.revisions.first().copied().flatten().unwrap_or(Revision::FIRST)),
         Outcome::Refused(refusal) => Err(refused(refusal)),
-        outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_)) => Err(unexpected(&outcome)),
+        outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_) | Outcome::Lease(_)) => {
+            Err(unexpected(&outcome))
+        }
     }
 }
 
@@ -249,7 +251,7 @@ pub(crate) async fn remove(context: &Context, name: &GroupName) -> Result<(), Fa
         match context.node.append(command, Route::LeaderOnly, deadline).await? {
             // One that was never written cannot be deleted, and need not be.
             Outcome::Appended(_) | Outcome::Refused(_) => {}
-            outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_)) => {
+            outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_) | Outcome::Lease(_)) => {
                 return Err(unexpected(&outcome));
             }
         }

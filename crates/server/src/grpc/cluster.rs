@@ -69,18 +69,21 @@ impl Cluster for Service {
             durable_index: status.durable,
             snapshot_index: status.snapshot,
             purged_index: status.purged,
+            lease: self.context.node.held_lease().map(super::maintenance::told),
+            voters_max: self.context.config.voters_max,
         }))
     }
 
     async fn add_node(&self, request: Request<AddNodeRequest>) -> Result<Response<NodeReply>, Status> {
         let caller = self.operator(&request, "cluster:addNode").await?;
-        let address = request.into_inner().address;
+        let AddNodeRequest { address, replaces } = request.into_inner();
+        let replaces = Some(replaces).filter(|old| *old != 0);
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
         if !matches!(port, Some(Ok(1..))) {
             let shown: String = address.chars().take(100).collect();
             return Err(Status::invalid_argument(format!("the address \"{shown}\" is not host:port")));
         }
-        self.administer(&caller, "cluster:addNode", &address.clone(), AdminRequest::AddNode { address }).await
+        self.administer(&caller, "cluster:addNode", &address.clone(), AdminRequest::AddNode { address, replaces }).await
     }
 
     async fn promote(&self, request: Request<NodeRequest>) -> Result<Response<NodeReply>, Status> {
@@ -91,8 +94,10 @@ impl Cluster for Service {
 
     async fn remove(&self, request: Request<NodeRequest>) -> Result<Response<NodeReply>, Status> {
         let caller = self.operator(&request, "cluster:remove").await?;
-        let node = named(request.into_inner())?;
-        self.administer(&caller, "cluster:remove", &node.to_string(), AdminRequest::Remove { node }).await
+        let request = request.into_inner();
+        let force = request.force;
+        let node = named(request)?;
+        self.administer(&caller, "cluster:remove", &node.to_string(), AdminRequest::Remove { node, force }).await
     }
 
     async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Result<Response<NodeReply>, Status> {
@@ -285,6 +290,11 @@ fn told(status: &annals_raft::Status, member: &Member) -> ToldNode {
         voter: member.voter,
         matched_index: member.matched,
         reachable: member.reachable || own,
+        name: member.name.clone(),
+        replica: member.replica,
+        version: member.version.clone().unwrap_or_default(),
+        applied_index: member.applied,
+        replaces: member.replaces.unwrap_or(0),
     }
 }
 

@@ -1,9 +1,11 @@
 //! The gRPC services, one file or folder each.
 
+pub(crate) mod backup;
 pub(crate) mod cluster;
 pub(crate) mod fuzzing;
 pub(crate) mod gossip;
 pub(crate) mod logs;
+pub(crate) mod maintenance;
 pub(crate) mod monitoring;
 pub(crate) mod operations;
 pub(crate) mod persistent_subscriptions;
@@ -39,7 +41,9 @@ pub(crate) fn routes(context: &Arc<Context>, streams: streams::Server) -> Router
         .add_service(operations::service(context.clone()))
         .add_service(monitoring::service(context.clone()))
         .add_service(cluster::service(context.clone()))
-        .add_service(logs::service(context.clone()));
+        .add_service(logs::service(context.clone()))
+        .add_service(backup::service(context.clone()))
+        .add_service(maintenance::service(context.clone()));
     unsupported::add_to(&mut routes);
     context.node.services().add_to(&mut routes, tls::guard::nodes_only(&context.config));
     Routes::into_axum_router(routes.routes())

@@ -47,15 +47,16 @@ impl Monitoring for Service {
     }
 }
 
-/// Ends, never with OK, when the process is about to stop.
+/// Ends, never with OK, when clients are to go elsewhere.
 fn told(context: Arc<Context>, period: Interval) -> impl futures::Stream<Item = Result<StatsResp, Status>> + Send {
-    stream::unfold(Some((context, period)), |asking| async move {
-        let (context, mut period) = asking?;
+    let leaving = context.leaving.token();
+    stream::unfold(Some((context, period, leaving)), |asking| async move {
+        let (context, mut period, leaving) = asking?;
         tokio::select! {
-            () = context.stopping.cancelled() => Some((Err(refuse_v1(&context, &Failure::ShuttingDown)), None)),
+            () = leaving.cancelled() => Some((Err(refuse_v1(&context, &Failure::ShuttingDown)), None)),
             _ = period.tick() => {
                 let stats = statistics(&context).into_iter().map(|(name, value)| (name, text(value))).collect();
-                Some((Ok(StatsResp { stats }), Some((context, period))))
+                Some((Ok(StatsResp { stats }), Some((context, period, leaving))))
             }
         }
     })

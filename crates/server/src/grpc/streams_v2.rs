@@ -193,7 +193,9 @@ impl Service {
         match outcome? {
             Outcome::Appended(appended) => Ok(Ok(appended)),
             Outcome::Refused(refusal) => Ok(Err(refusal)),
-            outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_)) => Err(unexpected(&outcome)),
+            outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_) | Outcome::Lease(_)) => {
+                Err(unexpected(&outcome))
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use annals_core::limits as core;
 
 use crate::config::Config;
+use crate::grpc::backup;
 use crate::listener::PLACES_FOR_NODES;
 
 /// A limit as the document tells it.
@@ -56,6 +57,7 @@ pub fn groups() -> Vec<Group> {
         Group { title: "Appends", limits: appends(&config) },
         Group { title: "Reads and subscriptions", limits: reads(&config) },
         Group { title: "Consumer groups", limits: consumers() },
+        Group { title: "Backups and imports", limits: backups(&config) },
         Group { title: "Inside", limits: inside(&config) },
     ]
 }
@@ -432,6 +434,39 @@ fn consumers() -> Vec<Limit> {
         "`core/group/settings`, when it is defined",
         "INTERNAL `persistent-subscription-failed`",
     )]
+}
+
+fn backups(config: &Config) -> Vec<Limit> {
+    vec![
+        limit(
+            "backups that one node sends at a time; imports that it takes",
+            count(backup::AT_ONCE as u64),
+            None,
+            "`server/grpc/backup`",
+            "RESOURCE_EXHAUSTED",
+        ),
+        limit(
+            "bytes of records that one backup is sent in a second",
+            bytes(config.backup_bytes_per_second),
+            "backup_bytes_per_second",
+            "`server/grpc/backup/records`",
+            "waits",
+        ),
+        limit(
+            "bytes of a message of an import",
+            bytes(backup::MESSAGE_BYTES_MAX as u64),
+            None,
+            "tonic, before it is received",
+            "OUT_OF_RANGE",
+        ),
+        limit(
+            "events of a batch of an import",
+            count(annals_core::import::EVENTS_MAX as u64),
+            None,
+            "`server/grpc/backup/import`",
+            "INVALID_ARGUMENT",
+        ),
+    ]
 }
 
 fn inside(config: &Config) -> Vec<Limit> {

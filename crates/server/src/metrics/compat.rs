@@ -227,12 +227,15 @@ fn bound(bound: f64) -> &'static str {
     BOUNDS.iter().find(|(known, _)| *known == bound).map_or("", |(_, text)| text.as_str())
 }
 
+/// Whether a name is told of a group with this source.
+type Of = fn(&str) -> bool;
+
 /// Consumer groups. Where a group stands is told by other names for `$all`.
 fn groups<'a>(own: &Own<'a>) -> Vec<Family<'a>> {
-    const OF_ALL: fn(&str) -> bool = |source| source == "$all";
-    const OF_STREAMS: fn(&str) -> bool = |source| source != "$all";
-    const OF_ANY: fn(&str) -> bool = |_| true;
-    let families: [(_, _, _, fn(&str) -> bool); 9] = [
+    const OF_ALL: Of = |source| source == "$all";
+    const OF_STREAMS: Of = |source| source != "$all";
+    const OF_ANY: Of = |_| true;
+    let families = [
         ("gauge", "persistent_sub_connections", "annals_group_consumers", OF_ANY),
         ("gauge", "persistent_sub_parked_messages", "annals_group_parked", OF_ANY),
         ("gauge", "persistent_sub_in_flight_messages", "annals_group_in_flight", OF_ANY),
@@ -243,7 +246,7 @@ fn groups<'a>(own: &Own<'a>) -> Vec<Family<'a>> {
         ("gauge", "persistent_sub_checkpointed_event_number", "annals_group_checkpoint", OF_STREAMS),
         ("gauge", "persistent_sub_checkpointed_event_commit_position", "annals_group_checkpoint", OF_ALL),
     ];
-    let family = |(kind, name, from, of): (_, _, &str, fn(&str) -> bool)| {
+    let family = |(kind, name, from, of): (&'static str, &'static str, &str, Of)| {
         let told = own.of(from).iter().filter(|metric| of(label_of(metric, "source")));
         told.fold(Family::new(kind, name), |family, metric| {
             let labels = [("event_stream_id", label_of(metric, "source")), ("group_name", label_of(metric, "group"))];

@@ -50,7 +50,10 @@ fn expect_anything(command: &mut Command) {
         Command::AllocateNode { .. }
         | Command::StartScavenge { .. }
         | Command::Reclaim(_)
-        | Command::StopScavenge { .. } => {}
+        | Command::StopScavenge { .. }
+        | Command::AcquireLease(_)
+        | Command::ReleaseLease { .. }
+        | Command::Import(_) => {}
     }
 }
 
@@ -62,7 +65,10 @@ fn first_stream(command: &Command) -> Vec<u8> {
         Command::AllocateNode { .. }
         | Command::StartScavenge { .. }
         | Command::Reclaim(_)
-        | Command::StopScavenge { .. } => Vec::new(),
+        | Command::StopScavenge { .. }
+        | Command::AcquireLease(_)
+        | Command::ReleaseLease { .. }
+        | Command::Import(_) => Vec::new(),
     }
 }
 

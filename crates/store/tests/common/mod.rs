@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use annals_core::decide::{Heads, Placed, decide};
+use annals_core::lease::Acquire;
 use annals_core::scavenge::Facts;
 use annals_core::{
-    Append, Batch, Command, Content, Event, EventId, EventType, Expected, Head, Outcome, Position, Properties,
+    Append, Batch, Command, Content, Event, EventId, EventType, Expected, Head, Lease, Outcome, Position, Properties,
     Revision, Role, Scavenge, State, StreamName, Target, Timestamp, metadata,
 };
 use annals_store::{Direction, IndexName, Mark, PageLimit, Record, Store};
@@ -22,6 +23,7 @@ pub(crate) struct Reference {
     pub(crate) last_node: u64,
     pub(crate) applied: u64,
     pub(crate) scavenge: Option<Scavenge>,
+    pub(crate) lease: Option<Lease>,
     /// What is reclaimed. The events are kept here: nothing may depend on it.
     pub(crate) reclaimed: BTreeSet<Position>,
     /// With which the events of the entry are created.
@@ -77,6 +79,10 @@ impl Heads for Reference {
         self.scavenge
     }
 
+    fn lease(&self) -> Option<Lease> {
+        self.lease
+    }
+
     fn event(&self, at: Position) -> Result<Facts, Infallible> {
         let (placed, created) = &self.events[usize::try_from(at.get() - 1).expect("small")];
         let bytes = placed.event.metadata().len() + placed.event.data().len();
@@ -96,6 +102,7 @@ impl Reference {
                 self.last_node = id;
             }
             self.scavenge = decision.scavenge.or(self.scavenge);
+            self.lease = decision.lease.or(self.lease);
             self.reclaimed.extend(decision.reclaimed);
             self.events.extend(decision.events.into_iter().map(|placed| (placed, created)));
             outcomes.push(decision.outcome);
@@ -204,6 +211,8 @@ pub(crate) fn assert_store_is(store: &Store, reference: &Reference) {
     assert_eq!(*store.watch_tail().borrow(), reference.tail());
     assert_eq!(store.mark(), reference.mark());
     assert_eq!(store.newest_time(), reference.newest_time());
+    assert_eq!(store.lease(), reference.lease);
+    assert_eq!(*store.watch_lease().borrow(), reference.lease);
     let tail = reference.events.len() as u64;
     let limits = [(0, 0), (1, usize::MAX), (3, usize::MAX), (usize::MAX, 300), (usize::MAX, usize::MAX)]
         .map(|(records, bytes)| PageLimit { records, bytes });
@@ -381,6 +390,10 @@ fn any_append() -> impl Strategy<Value = Command> {
     })
 }
 
+fn boot(node: u64) -> Uuid {
+    Uuid::from_u128(u128::from(node))
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let plain = || any_stream().prop_filter("not a metastream", |stream| !stream.is_metastream());
     prop_oneof![
@@ -388,6 +401,10 @@ fn any_command() -> impl Strategy<Value = Command> {
         2 => (plain(), any_expected()).prop_map(|(stream, expected)| Command::Delete { stream, expected }),
         1 => (plain(), any_expected()).prop_map(|(stream, expected)| Command::Tombstone { stream, expected }),
         1 => (0..5u64).prop_map(|above| Command::AllocateNode { above }),
+        2 => (1..4u64, 1..4u32).prop_map(|(node, seconds)| {
+            Command::AcquireLease(Acquire { node, boot: boot(node), seconds })
+        }),
+        1 => (1..4u64).prop_map(|node| Command::ReleaseLease { node, boot: boot(node) }),
     ]
 }
 

@@ -316,12 +316,18 @@ impl PersistentSubscriptions for Service {
                 let request = relay::request(Request::from_parts(headers, extensions, requests));
                 let answers = there.client.read(request).await.map_err(relay::told)?;
                 let held = (seat, there.line);
+                let leaving = self.context.leaving.token();
+                let context = self.context.clone();
                 Ok(answers.map(|answers| {
                     let told = answers.map(move |answer| {
                         let _until_the_end = &held;
                         answer.map_err(relay::told)
                     });
-                    told.boxed()
+                    let gone = leaving.clone();
+                    let end =
+                        async move { gone.is_cancelled().then(|| Err(refuse_v1(&context, &Failure::ShuttingDown))) };
+                    let end = stream::once(end).filter_map(ready);
+                    told.take_until(leaving.cancelled_owned()).chain(end).boxed()
                 }))
             }
         }

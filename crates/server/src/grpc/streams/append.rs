@@ -151,7 +151,9 @@ fn answer(outcome: Outcome) -> Result<(AppendResp, Option<Position>), Failure> {
             }
             other => return Err(other.decided(as_of)),
         },
-        Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_) => return Err(unexpected(&outcome)),
+        Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_) | Outcome::Lease(_) => {
+            return Err(unexpected(&outcome));
+        }
     };
     Ok((AppendResp { result: Some(result) }, decided))
 }

@@ -24,6 +24,7 @@ use annals_proto::event_store::client::{AllStreamPosition, StreamIdentifier, Uui
 use annals_raft::Route;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt as _};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, Streaming};
 use uuid::Uuid;
 
@@ -52,6 +53,7 @@ pub(super) async fn open(
         caller,
         route: consistency::route(request.metadata()),
         requests: Some(request.into_inner()),
+        leaving: service.context.leaving.token(),
         gathering: HashMap::new(),
         in_flight: FuturesUnordered::new(),
         ready: Vec::new(),
@@ -82,6 +84,8 @@ struct Call {
     in_flight: FuturesUnordered<Answering>,
     /// Answers that need no waiting.
     ready: Vec<BatchAppendResp>,
+    /// Cancelled when the client is to go elsewhere.
+    leaving: CancellationToken,
 }
 
 /// An append whose pieces are coming in.
@@ -111,13 +115,19 @@ impl Call {
             if self.requests.is_none() && self.in_flight.is_empty() {
                 return Ok(None);
             }
-            let stopping = self.service.context.stopping.clone();
+            let (stopping, leaving) = (self.service.context.stopping.clone(), self.leaving.clone());
+            let is_leaving = leaving.is_cancelled();
+            if is_leaving && self.in_flight.is_empty() {
+                return Err(Failure::ShuttingDown);
+            }
             let expiry = self.gathering.values().map(|batch| batch.deadline).min();
-            let may_receive = self.in_flight.len() < IN_FLIGHT_MAX;
+            // Who is to go elsewhere still gets an answer to what was taken.
+            let may_receive = self.in_flight.len() < IN_FLIGHT_MAX && !is_leaving;
             tokio::select! {
                 biased; // answers first: they give back what receiving takes
                 () = stopping.cancelled() => return Err(Failure::ShuttingDown),
                 Some(answer) = self.in_flight.next() => return answer.map(Some),
+                () = leaving.cancelled(), if !is_leaving => {}
                 () = until(expiry) => self.expire(),
                 piece = receive(&mut self.requests), if may_receive => match piece? {
                     Some(piece) => self.gather(piece).await?,
@@ -208,7 +218,7 @@ impl Call {
             let result = match outcome {
                 Ok(Outcome::Appended(appended)) => Ok(success(&appended)),
                 Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
-                Ok(outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_))) => {
+                Ok(outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_) | Outcome::Lease(_))) => {
                     Err(unexpected(&outcome))
                 }
                 Err(failure) => Err(failure),

@@ -59,7 +59,9 @@ async fn carry_out(
     let result = match outcome {
         Ok(Outcome::Appended(appended)) => Ok(appended.position),
         Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
-        Ok(outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_))) => Err(unexpected(&outcome)),
+        Ok(outcome @ (Outcome::Node(_) | Outcome::Denied(_) | Outcome::Scavenge(_) | Outcome::Lease(_))) => {
+            Err(unexpected(&outcome))
+        }
         Err(failure) => Err(failure),
     };
     writing.finish(match &result {

@@ -29,6 +29,7 @@ use annals_store::{Interest, Store};
 use bytes::Bytes;
 use futures::stream;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::body::{Leaf, Pages};
@@ -87,6 +88,7 @@ pub(super) async fn open(
         ended: None,
         counted: context.metrics.subscription(kind),
         seat,
+        leaving: context.leaving.token(),
         context: context.clone(),
     };
     let id = Uuid::new_v4().to_string();
@@ -140,6 +142,8 @@ struct Subscription {
     counted: Counted,
     #[expect(dead_code, reason = "held for its drop")]
     seat: Seat,
+    /// Cancelled when the client is to go elsewhere.
+    leaving: CancellationToken,
     context: Shared,
 }
 
@@ -187,7 +191,7 @@ impl Subscription {
             if let Some(failure) = self.ended.take() {
                 return Err(failure);
             }
-            if self.context.stopping.is_cancelled() {
+            if self.leaving.is_cancelled() {
                 return Err(Failure::ShuttingDown);
             }
             self.look_again()?;
@@ -253,11 +257,11 @@ impl Subscription {
     /// Waits until there may be something new. Answers a checkpoint when it
     /// was quiet for a while since something was examined.
     async fn wait(&mut self) -> Result<Option<ReadResp>, Failure> {
-        let stopping = self.context.stopping.clone();
+        let leaving = self.leaving.clone();
         let quiet = self.feed.is_ahead();
         tokio::select! {
-            biased; // a stop is told even where the tail never rests
-            () = stopping.cancelled() => Err(Failure::ShuttingDown),
+            biased; // a drain is told even where the tail never rests
+            () = leaving.cancelled() => Err(Failure::ShuttingDown),
             () = any_changed(&mut self.interests), if !self.interests.is_empty() => Ok(None),
             moved = self.tail.changed(), if self.interests.is_empty() => match moved {
                 Ok(()) => Ok(None),

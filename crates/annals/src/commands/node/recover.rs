@@ -1,0 +1,174 @@
+//! `annals node recover`: going on with one node's disk when a quorum is lost.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use annals_server::recover::{self, RecoverError, Recovery, Survivor};
+use serde_json::json;
+
+use crate::failure::{Code, Failure};
+use crate::output::{self, Format};
+
+/// What is to be typed.
+const WORDS: &str = "lose data";
+
+/// Flags of `annals node recover`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Only when most voters are lost for good: with a quorum left, remove the lost
+nodes instead (annals cluster remove). Stop all nodes that are left, and take
+the disk with the highest last log entry.
+
+The node keeps all events that it has, and will be the only member of a cluster
+with a new name. Entries that only the lost nodes had are lost, also those that
+they had acknowledged. Other nodes of the old cluster are refused from then on:
+empty their directories and add them anew (annals cluster add).
+
+Examples:
+  annals node recover --data /var/lib/annals --unsafe-new-membership node-1.example:2113
+  annals node recover --data /var/lib/annals --unsafe-new-membership node-1.example:2113 --yes-lose-data")]
+pub(super) struct Arguments {
+    /// The stopped node's data directory.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+
+    /// The members from now on: the `node_address` of this node, and no other.
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', required = true)]
+    unsafe_new_membership: Vec<String>,
+
+    /// Do not ask.
+    #[arg(long)]
+    yes_lose_data: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), Failure> {
+    let address = address(&arguments.unsafe_new_membership)?;
+    let recovery = Recovery::look(&arguments.data).map_err(refused)?;
+    let survivor = recovery.survivor().clone();
+    if format == Format::Table {
+        describe(&survivor)?;
+    }
+    confirm(arguments.yes_lose_data)?;
+    let recovered = recovery.carry_out(address, recover::now()).map_err(refused)?;
+    if format == Format::Json {
+        let members = survivor.members.iter();
+        let members: Vec<_> =
+            members.map(|(id, address, votes)| json!({ "id": id, "address": address, "voter": votes })).collect();
+        return Ok(output::json(&json!({
+            "formerCluster": survivor.cluster,
+            "cluster": recovered.cluster,
+            "node": recovered.node,
+            "address": address,
+            "formerMembers": members,
+            "formerTerm": survivor.term,
+            "term": recovered.term,
+            "lastLogIndex": survivor.last_log,
+            "committedIndexKnown": survivor.committed,
+            "appliedIndex": survivor.applied,
+            "acknowledgedBeyond": survivor.acknowledged_beyond,
+            "tail": survivor.tail,
+            "recoveredAtIndex": recovered.index,
+        }))?);
+    }
+    output::line(&format!(
+        "\ndone: node {} is the only member of cluster {}, from entry {} on\n\
+         next: start it at {address}, then empty the other nodes' directories, start them, and `annals cluster add` each",
+        recovered.node, recovered.cluster, recovered.index
+    ))?;
+    Ok(())
+}
+
+/// The one address that there may be.
+fn address(members: &[String]) -> Result<&str, Failure> {
+    let [address] = members else {
+        return Err(Failure::usage(
+            "name this node alone: two disks of a cluster that lost its quorum may differ, and only one can be gone on \
+             with. The other nodes are added anew, with empty directories",
+        ));
+    };
+    let sound = |host: &str| {
+        !host.is_empty()
+            && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']'))
+    };
+    match address.rsplit_once(':') {
+        Some((host, port)) if sound(host) && port.parse::<u16>().is_ok_and(|port| port != 0) => Ok(address),
+        _ => Err(Failure::usage(format!("\"{address}\" is not host:port"))),
+    }
+}
+
+fn describe(survivor: &Survivor) -> std::io::Result<()> {
+    let Survivor { cluster, node, members, term, last_log, applied, committed, tail, acknowledged_beyond } = survivor;
+    output::line(&format!("cluster          {cluster}"))?;
+    output::line(&format!("this node        {node}"))?;
+    for (id, address, votes) in members {
+        let what = if *votes { "voter" } else { "learner" };
+        let fate = if id == node { "goes on" } else { "is given up" };
+        output::line(&format!("member           node {id} at {address}, {what}: {fate}"))?;
+    }
+    output::line(&format!("term             {term}"))?;
+    output::line(&format!("last log entry   {last_log}"))?;
+    output::line(&format!("known committed  {committed}"))?;
+    output::line(&format!("applied          {applied}, newest event {tail}"))?;
+    output::line("")?;
+    if last_log > committed {
+        output::line(&format!(
+            "kept  entries {} to {last_log}, of which it is not known here whether they were acknowledged",
+            committed + 1
+        ))?;
+    }
+    output::line(&format!(
+        "LOST  whatever the other nodes acknowledged beyond entry {last_log}: this disk cannot tell whether there is any"
+    ))?;
+    if let Some(acknowledged) = acknowledged_beyond {
+        output::line(&format!(
+            "LOST  entries {} to {acknowledged}, which this node had acknowledged itself and has no more: look for a better disk",
+            last_log + 1
+        ))?;
+    }
+    Ok(())
+}
+
+fn confirm(yes: bool) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("say --yes-lose-data: there is nobody to ask"));
+    }
+    eprint!("\nThis cannot be taken back. Type `{WORDS}` to go on: ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        WORDS => Ok(()),
+        _ => Err(Failure::new(Code::Failed, anyhow::anyhow!("not confirmed, and nothing was changed"))),
+    }
+}
+
+fn refused(error: RecoverError) -> Failure {
+    let code = match &error {
+        RecoverError::NotThere { .. } => Code::NotFound,
+        RecoverError::Unusable { .. } => Code::Conflict,
+        RecoverError::InUse { .. } | RecoverError::Io { .. } | RecoverError::Identity(_) | RecoverError::Store(_) => {
+            Code::Failed
+        }
+    };
+    Failure::new(code, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_is_named() {
+        let of = |members: &[&str]| {
+            let members: Vec<String> = members.iter().map(|member| (*member).to_owned()).collect();
+            address(&members).map(str::to_owned).ok()
+        };
+        assert_eq!(of(&["a.example:2113"]).as_deref(), Some("a.example:2113"));
+        assert_eq!(of(&["[::1]:2113"]).as_deref(), Some("[::1]:2113"));
+        for members in [&["a:1", "b:1"][..], &["a"], &["a:0"], &[":1"], &["a\":1"], &[""]] {
+            assert_eq!(of(members), None, "{members:?}");
+        }
+    }
+}
