@@ -6,9 +6,13 @@ mod support;
 use std::path::PathBuf;
 use std::process::Child;
 
+use annals_client::Client;
+use annals_proto::annals::internal::v1::JoinRequest;
+use annals_proto::annals::internal::v1::coordination_client::CoordinationClient;
 use serde_json::Value;
 use support::secure::{self, Certs, Forged};
 use support::{Ran, eventually, free_ports, http, run, signal, url};
+use tonic::Code;
 
 /// A node: its place on this machine outlives its process.
 struct Place {
@@ -537,13 +541,24 @@ fn over_tls_a_node_joins_under_its_own_certificate_and_under_no_other() {
     let _second = secure::serve(&ca, &own, ports + 1, &path("2"), &[], &path("2.log"), &joins);
     certs.wait_ready(ports + 1);
 
+    // Another node of this cluster asks for an address that its certificate does not name.
     let forged =
         Forged { common_name: "x", uris: &["annals://annals/node/other.example"], expired: false, only_server: false };
     let other = certs.forge("other", &forged);
-    let _third = secure::serve(&ca, &other, ports + 2, &path("3"), &[], &path("3.log"), &[&seed]);
-    eventually("the third is refused", || {
-        let said = std::fs::read_to_string(path("3.log")).unwrap_or_default();
-        said.contains("but the certificate of the connection names other.example").then_some(())
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let refused = runtime.block_on(async {
+        let client = Client::from_connection_string(&certs.url_as(ports, &other)).expect("valid");
+        let mut client = CoordinationClient::new(client.channel().await.expect("a connection"));
+        let address = format!("127.0.0.1:{}", ports + 2);
+        client.join(JoinRequest { address, timeout_ms: 5_000 }).await.expect_err("not its own address")
     });
-    assert!(certs.http(ports + 2, "/readyz").is_none_or(|answer| answer.status == 503));
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("but the certificate of the connection names"), "{refused}");
+
+    // And itself it does not even start there.
+    let log = path("3.log");
+    let mut third = secure::serve(&ca, &other, ports + 2, &path("3"), &[], &log, &[&seed]);
+    eventually("it ends", || third.child.try_wait().expect("it was started"));
+    let said = std::fs::read_to_string(log).expect("a file");
+    assert!(said.contains("annals://annals/node/127.0.0.1"), "{said}");
 }
