@@ -81,7 +81,7 @@ fn connections(config: &Config) -> Vec<Limit> {
         limit(
             "connections beyond these, for nodes that prove to be some, over TLS",
             count(PLACES_FOR_NODES as u64),
-            "fixed",
+            None,
             "`server/listener`, after the TLS handshake, for which there are 5 s",
             "the connection is closed",
         ),
