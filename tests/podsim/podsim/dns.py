@@ -55,7 +55,10 @@ class Server(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         assert self._transport
-        self._transport.sendto(self.answer(data), addr)
+        answer = self.answer(data)
+        if len(answer) > datagram_size(data):
+            answer = truncated(data)
+        self._transport.sendto(answer, addr)
 
     async def _tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -94,6 +97,22 @@ def parse_question(query: bytes) -> tuple[str, int, bytes]:
         at += 1 + length
     kind, _class = struct.unpack("!HH", query[at + 1 : at + 5])
     return ".".join(labels), kind, query[12 : at + 5]
+
+
+def datagram_size(query: bytes) -> int:
+    """What the asker takes by UDP: 512 bytes, unless it says more (EDNS, RFC 6891)."""
+    _, _, question = parse_question(query)
+    option = query[12 + len(question) :]
+    if len(option) < 5 or option[:3] != b"\0\0\x29":
+        return 512
+    (size,) = struct.unpack("!H", option[3:5])
+    return int(min(max(size, 512), 1232))
+
+
+def truncated(query: bytes) -> bytes:
+    """Ask again, by TCP."""
+    (number,) = struct.unpack("!H", query[:2])
+    return struct.pack("!HHHHHH", number, 0x8780, 1, 0, 0, 0) + parse_question(query)[2]
 
 
 def encode(name: str) -> bytes:

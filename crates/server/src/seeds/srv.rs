@@ -23,6 +23,8 @@ fn resolver() -> Result<TokioResolver, String> {
     let mut builder = TokioResolver::builder_tokio().map_err(|error| unreadable(&error))?;
     builder.options_mut().cache_size = 0;
     builder.options_mut().timeout = ANSWER;
+    // The records of three nodes do not fit into the 512 bytes of an answer without.
+    builder.options_mut().edns0 = true;
     builder.build().map_err(|error| unreadable(&error))
 }
 
