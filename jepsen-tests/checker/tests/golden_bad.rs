@@ -420,6 +420,15 @@ fn p13_replicas_are_identical() {
     let mut more = log();
     more.push(event(5, "a", 3, 9));
     bad(Property::P13, "more on one node", &four_and([held(2, Source::Local, &more)]));
+    bad(Property::P13, "more in the files", &four_and([held(2, Source::Offline, &more)]));
+
+    // Nodes that stop say how far their groups have come, after the last reads.
+    let parting = |id| [log(), vec![event(5, "$persistentsubscription-a::g-checkpoint", 0, id)]].concat();
+    good("checkpoints in the files of one node", &four_and([held(2, Source::Offline, &parting(9))]));
+    let two = |other| four_and([held(2, Source::Offline, &parting(9)), held(3, Source::Offline, &parting(other))]);
+    good("the same checkpoint in the files of two", &two(9));
+    bad(Property::P13, "another checkpoint in the files of one", &two(8));
+    bad(Property::P13, "a checkpoint that one node shows", &four_and([held(2, Source::Local, &parting(9))]));
     bad_for(
         &[Property::P3, Property::P13],
         "less on one node, and acknowledged",

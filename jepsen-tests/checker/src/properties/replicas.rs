@@ -5,11 +5,13 @@
 //! least what that node showed. A final state that lacks an acknowledged event
 //! has also lost it (P3). Final linearizable reads besides the witness may end
 //! earlier, because a write of unknown fate may still have happened, but not
-//! before anything acknowledged.
+//! before anything acknowledged. Nodes that are stopped write down how far their
+//! consumer groups have come, after everybody has read for the last time: of such
+//! events files may hold more than the log, as long as no two nodes hold different ones.
 
 use std::collections::BTreeMap;
 
-use crate::history::{Hash, NodeNumber, Source};
+use crate::history::{Hash, NodeNumber, Seen, Source};
 use crate::index::FinalState;
 use crate::properties::Case;
 use crate::properties::sightings::same_event;
@@ -40,6 +42,7 @@ pub(crate) fn judge(case: &Case<'_, '_>, findings: &mut Findings) {
     for state in index.finals.iter().filter(|state| state.source == Source::Local && state.complete) {
         shown.insert(state.node, state.events.len());
     }
+    let mut parting = BTreeMap::new();
     for (number, state) in index.finals.iter().enumerate() {
         if Some(number) == index.witness {
             continue;
@@ -52,7 +55,7 @@ pub(crate) fn judge(case: &Case<'_, '_>, findings: &mut Findings) {
             Source::Linearizable => last_acked(case),
             Source::Offline => shown.get(&state.node).copied().unwrap_or(index.log.events().len()),
         };
-        compare(case, state, must_hold, findings);
+        compare(case, state, must_hold, &mut parting, findings);
     }
     for node in &case.settings.final_nodes {
         if !shown.contains_key(node) {
@@ -67,7 +70,16 @@ fn last_acked(case: &Case<'_, '_>) -> usize {
     acked.map_or(0, |batch| batch.end)
 }
 
-fn compare(case: &Case<'_, '_>, state: &FinalState<'_>, must_hold: usize, findings: &mut Findings) {
+/// What nodes wrote when they were stopped, by position.
+type Parting<'h> = BTreeMap<u64, &'h Seen>;
+
+fn compare<'h>(
+    case: &Case<'_, 'h>,
+    state: &FinalState<'h>,
+    must_hold: usize,
+    parting: &mut Parting<'h>,
+    findings: &mut Findings,
+) {
     let log = case.index.log.events();
     let place = || format!("node {} at the end ({:?})", state.node, state.source);
     let mut held = state.events.iter().copied().peekable();
@@ -92,7 +104,21 @@ fn compare(case: &Case<'_, '_>, state: &FinalState<'_>, must_hold: usize, findin
             }
         }
     }
+    let end = log.last().map_or(0, |event| event.position);
     for extra in held {
+        if state.source == Source::Offline && extra.position > end && is_of_groups(extra) {
+            let known = *parting.entry(extra.position).or_insert(extra);
+            if !same_event(known, extra) {
+                findings
+                    .violation(Property::P13, None, || format!("{} is {} on {}", Quote(known), Quote(extra), place()));
+            }
+            continue;
+        }
         findings.violation(Property::P13, None, || format!("{} is only on {}", Quote(extra), place()));
     }
+}
+
+/// Whether an event says how far a consumer group has come.
+fn is_of_groups(event: &Seen) -> bool {
+    event.stream.starts_with("$persistentsubscription-")
 }
