@@ -5,18 +5,19 @@
 //! imports must be able to begin again anywhere, with other batches than before. So
 //! every event is decided by itself: with a revision it is *there already* if the event
 //! at that revision has its id, for ever; without one, if its id is among the remembered
-//! ones of its stream. What is there already is not written again. Anything that
-//! does not fit refuses the whole command.
+//! ones of its stream, or among those that this command has placed before it: how a
+//! history is cut into commands makes no difference. What is there already is not
+//! written again. Anything that does not fit refuses the whole command.
 //!
 //! Times never go back along positions, and never lie after the leader's clock: an
 //! event gets its own time if that is not before the newest event's, else that event's,
 //! and never a later one than the command's ([`Decision::created`]). In a cluster
 //! without events, all times are kept.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::decide::{Decision, Heads, Placing, refusal, violation};
-use crate::event::Event;
+use crate::event::{Event, EventId};
 use crate::head::State;
 use crate::outcome::{Appended, Outcome};
 use crate::{Expected, Position, Revision, StreamName, Timestamp};
@@ -56,13 +57,21 @@ pub(crate) fn decide_import<H: Heads>(heads: &H, import: &Import) -> Result<Deci
     let mut place = Placing::new(heads);
     // Of streams that this command has ended, as of which nothing may follow.
     let mut ended: BTreeSet<&StreamName> = BTreeSet::new();
+    // What this command has placed, which is remembered only once it is applied.
+    let mut placed: BTreeMap<(&StreamName, EventId), (Revision, Position)> = BTreeMap::new();
     let (mut revisions, mut created) = (Vec::with_capacity(import.events.len()), Vec::new());
     let (mut position, mut repeated) = (heads.tail(), false);
     for (index, imported) in (0u32..).zip(&import.events) {
         let stream = &imported.stream;
         let next = Revision::after(place.last(stream)?);
         let tombstoned = heads.head(stream)?.tombstoned || ended.contains(stream);
-        match find(heads, imported, next, tombstoned)? {
+        let id = imported.event.id();
+        let just_now = placed.get(&(stream, id)).filter(|_| imported.revision.is_none());
+        let finding = match just_now {
+            Some((revision, at)) => Finding::There(*revision, *at),
+            None => find(heads, imported, next, tombstoned)?,
+        };
+        match finding {
             Finding::There(revision, at) => {
                 repeated = true;
                 position = at;
@@ -78,6 +87,7 @@ pub(crate) fn decide_import<H: Heads>(heads: &H, import: &Import) -> Result<Deci
                     Some(_) | None => place.event(stream, imported.event.clone())?,
                 };
                 position = place.tail();
+                placed.insert((stream, id), (revision, position));
                 revisions.push(Some(revision));
             }
             Finding::Conflict(expected) => {

@@ -125,6 +125,12 @@ fn without_revisions_what_is_remembered_is_not_written_again() {
     assert_eq!(written, 1);
     let revisions: Vec<_> = appended.revisions.iter().map(|revision| revision.map(Revision::get)).collect();
     assert_eq!(revisions, [Some(1), Some(2)]);
+    // However a history is cut: here the repetition is in the same command.
+    let (written, appended) =
+        log.run(vec![imported("a", None, 4), imported("b", None, 4), imported("a", None, 4)]).expect("it fits");
+    assert_eq!((written, appended.repeated), (2, true));
+    let revisions: Vec<_> = appended.revisions.iter().map(|revision| revision.map(Revision::get)).collect();
+    assert_eq!(revisions, [Some(3), Some(0), Some(3)]);
 }
 
 #[test]

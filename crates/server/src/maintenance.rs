@@ -53,6 +53,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long a node that stops anyway tries to have the lease.
 const ANSWER_AT_STOP: Duration = Duration::from_secs(1);
 
+/// How long whoever asked for a drain may take to take in what it is told.
+const TAKEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long a resumption waits for a drain that is under way.
 const RESUME: Duration = Duration::from_secs(5);
 
@@ -104,8 +107,10 @@ impl Audience {
         let text = text.into();
         tracing::info!(step = step.as_str_name(), "drain: {text}");
         let elapsed_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        // Nobody may listen any more.
-        let _ = self.steps.send(DrainProgress { step: step.into(), text, elapsed_ms }).await;
+        // Nobody may listen any more; and who takes nothing must not hold up a drain that
+        // keeps others waiting.
+        let progress = DrainProgress { step: step.into(), text, elapsed_ms };
+        let _ = self.steps.send_timeout(progress, TAKEN_WITHIN).await;
     }
 
     fn is_gone(&self) -> bool {
