@@ -7,18 +7,18 @@
 //! a step of a leader that has been replaced is none. On every node, [`give_back`] has
 //! the files written anew behind it.
 //!
-//! Both hold back for those who append: a step is small, what is looked at per second
-//! is bounded (`scavenge_bytes_per_second`), and after each piece of work there is a
-//! pause as long as the work took. Files are written anew on one node after another,
-//! as far as their clocks agree: an append needs a majority, and so the slowest node is
-//! mostly not waited for.
+//! Both hold back for those who append: a step is small, what is looked at and what is
+//! written anew per second is bounded (`scavenge_bytes_per_second`, and a quarter of it
+//! while there are appends: [`Beside`]). After a step there is a pause at least as long
+//! as it took. Files are written anew on one node after another, as far as their clocks
+//! agree: an append needs a majority, and so the slowest node is mostly not waited for.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use annals_core::scavenge::Answer;
-use annals_core::{Command, Outcome, Scavenge};
+use annals_core::{Command, Outcome, Position, Scavenge};
 use annals_raft::{Phase, Role, Route, Status};
-use annals_store::LookLimit;
+use annals_store::{LookLimit, Store};
 use uuid::Uuid;
 
 use crate::context::{Context, Shared};
@@ -37,10 +37,45 @@ const STEP: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// How long it is one node's turn to give space back: some stretches.
-const TURN: Duration = Duration::from_secs(10);
+const TURN: Duration = Duration::from_secs(30);
+
+/// While there are appends, this part of what is allowed is used.
+const BESIDE_APPENDS: u64 = 4;
+
+/// How often it is looked whether there are appends.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Fewer events than this in that time are none: a node writes some of its own.
+const FEW_EVENTS: u64 = 20;
 
 /// How often a log line says how far it is.
 const SAY_EVERY: Duration = Duration::from_secs(30);
+
+/// How much may be done beside what others do now.
+struct Beside {
+    allowed: u64,
+    looked: Instant,
+    tail: Position,
+    is_busy: bool,
+}
+
+impl Beside {
+    fn new(context: &Context) -> Beside {
+        let allowed = context.config.scavenge_bytes_per_second;
+        Beside { allowed, looked: Instant::now(), tail: context.node.store().tail(), is_busy: true }
+    }
+
+    /// Bytes of records per second.
+    fn pace(&mut self, store: &Store) -> u64 {
+        if self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            let tail = store.tail();
+            self.is_busy = tail.get().saturating_sub(self.tail.get()) >= FEW_EVENTS;
+            self.tail = tail;
+        }
+        if self.is_busy { self.allowed / BESIDE_APPENDS } else { self.allowed }
+    }
+}
 
 /// The last scavenge, started by whoever.
 pub(crate) fn last(context: &Context) -> Option<Scavenge> {
@@ -85,6 +120,7 @@ pub(crate) async fn drive(context: Shared) {
     let mut status = context.node.watch_status();
     let mut last = context.node.store().watch_scavenge();
     let mut said = Instant::now();
+    let mut beside = Beside::new(&context);
     loop {
         let leads = {
             let status = status.borrow_and_update();
@@ -104,7 +140,7 @@ pub(crate) async fn drive(context: Shared) {
             let Scavenge { id, cursor, point, events, bytes, .. } = scavenge;
             tracing::info!(%id, at = %cursor, of = %point, events, bytes, "scavenging");
         }
-        let pause = match step(&context, &scavenge).await {
+        let pause = match step(&context, &scavenge, beside.pace(context.node.store())).await {
             Ok(pause) => pause,
             Err(failure) => {
                 tracing::warn!(id = %scavenge.id, failure = failure.message(), "a step of a scavenge failed");
@@ -118,11 +154,10 @@ pub(crate) async fn drive(context: Shared) {
     }
 }
 
-/// One step; how long to wait before the next one.
-async fn step(context: &Shared, scavenge: &Scavenge) -> Result<Duration, Failure> {
+/// One step at this pace, in bytes per second; how long to wait before the next one.
+async fn step(context: &Shared, scavenge: &Scavenge, rate: u64) -> Result<Duration, Failure> {
     let begun = Instant::now();
     let (store, at) = (context.node.store().clone(), *scavenge);
-    let rate = context.config.scavenge_bytes_per_second;
     // Not more at once than is allowed in a quarter of a second.
     let bytes = usize::try_from(rate / 4).unwrap_or(usize::MAX).clamp(64 * 1024, LOOK.bytes);
     let gone = blocking(move || store.find_gone(&at, LookLimit { bytes, ..LOOK })).await;
@@ -142,6 +177,7 @@ async fn step(context: &Shared, scavenge: &Scavenge) -> Result<Duration, Failure
 /// until the process stops.
 pub(crate) async fn give_back(context: Shared) {
     let mut last = context.node.store().watch_scavenge();
+    let mut beside = Beside::new(&context);
     loop {
         let wait = until_turn(&context.node.status());
         if !wait.is_zero() {
@@ -152,16 +188,24 @@ pub(crate) async fn give_back(context: Shared) {
         }
         // What changes meanwhile is seen after it.
         last.borrow_and_update();
-        let begun = Instant::now();
         let store = context.node.store().clone();
-        let given = tokio::task::spawn_blocking(move || store.give_back()).await;
+        let mut giving = tokio::task::spawn_blocking(move || store.give_back());
+        let given = loop {
+            let store = context.node.store();
+            store.pace_rewriting(beside.pace(store));
+            tokio::select! {
+                given = &mut giving => break given,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        };
         let pause = match given {
             Ok(Ok(Some(given))) => {
                 tracing::info!(
                     from = %given.from, through = %given.through, before = given.before, after = given.after,
+                    complete = given.is_last,
                     "gave space of reclaimed events back"
                 );
-                begun.elapsed()
+                AGAIN
             }
             Ok(Ok(None)) => {
                 tokio::select! {

@@ -7,6 +7,7 @@
 //! tells which entry that would be.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
@@ -17,6 +18,7 @@ use rocksdb::{
 use crate::error::{Error, OpenError};
 use crate::keys::{self, Column, Key, ListId};
 use crate::options::Options;
+use crate::pace::{Pace, Pacing};
 use crate::record::Corruption;
 use crate::runs::Run;
 
@@ -25,6 +27,7 @@ pub(crate) struct Database {
     rocks: DB,
     /// RocksDB's counters hang on the options it was opened with.
     options: rocksdb::Options,
+    pace: Arc<Pace>,
 }
 
 /// How far a read may go for what it wants.
@@ -71,11 +74,12 @@ const MEMTABLE_BYTES_NEVER: usize = 16 * 1024 * 1024 * 1024;
 impl Database {
     /// Opens the database in this directory, or makes it.
     pub(crate) fn open(directory: &Path, cache: &Cache) -> Result<Database, OpenError> {
+        let pace = Arc::new(Pace::default());
         let columns =
-            Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, cache)));
+            Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, cache, &pace)));
         let options = database_options();
         match DB::open_cf_descriptors(&options, directory, columns) {
-            Ok(rocks) => Ok(Database { rocks, options }),
+            Ok(rocks) => Ok(Database { rocks, options, pace }),
             Err(source) => {
                 let directory = PathBuf::from(directory);
                 // RocksDB has no kind of its own for this.
@@ -89,13 +93,14 @@ impl Database {
     /// not even by RocksDB.
     pub(crate) fn open_read_only(directory: &Path) -> Result<Database, rocksdb::Error> {
         let cache = Cache::new_lru_cache(Options::default().block_cache_bytes);
+        let pace = Arc::new(Pace::default());
         let columns =
-            Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, &cache)));
+            Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, &cache, &pace)));
         let mut options = database_options();
         options.create_if_missing(false);
         options.create_missing_column_families(false);
         let rocks = DB::open_cf_descriptors_read_only(&options, directory, columns, false)?;
-        Ok(Database { rocks, options })
+        Ok(Database { rocks, options, pace })
     }
 
     pub(crate) fn columns(&self) -> Columns<'_> {
@@ -157,10 +162,16 @@ impl Database {
     /// Has the files that hold keys from one to another, both inclusive, written anew,
     /// so that what was overwritten in them goes. Returns when that is done; other
     /// compactions go on meanwhile. What is in memory from that range would be flushed.
+    /// Records are written no faster than at the [pace](Database::pace).
     pub(crate) fn compact(&self, column: Column, from: &[u8], to: &[u8]) {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         self.rocks.compact_range_cf_opt(self.column(column), Some(from), Some(to), &options);
+    }
+
+    /// How fast [`compact`](Database::compact) goes.
+    pub(crate) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Bytes of the files that hold keys from one to another, the second exclusive;
@@ -303,7 +314,7 @@ fn database_options() -> rocksdb::Options {
     options
 }
 
-fn column_options(column: Column, cache: &Cache) -> rocksdb::Options {
+fn column_options(column: Column, cache: &Cache, pace: &Arc<Pace>) -> rocksdb::Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
     blocks.set_block_size(16 * 1024);
@@ -325,5 +336,8 @@ fn column_options(column: Column, cache: &Cache) -> rocksdb::Options {
     // The same on every level: files of records never overlap, and a file that
     // need not be recompressed is moved instead of rewritten.
     out.set_compression_type(DBCompressionType::Lz4);
+    if column == Column::Records {
+        out.set_compaction_filter_factory(Pacing(pace.clone()));
+    }
     out
 }

@@ -39,6 +39,7 @@ mod known_runs;
 mod moment;
 mod open;
 pub mod options;
+mod pace;
 pub mod read;
 pub mod reclaim;
 pub mod record;

@@ -224,8 +224,8 @@ impl Store {
 
     /// Gives the space of reclaimed events back, on this node, for the next stretch of
     /// the log that a scavenge has passed; none where nothing is to be done now. Takes
-    /// a second or two of a processor and of the disk. One caller at a time; another
-    /// one waits.
+    /// a second or two of a processor and of the disk, or longer at a
+    /// [pace](Store::pace_rewriting). One caller at a time; another one waits.
     ///
     /// # Errors
     /// [`Error`].
@@ -237,6 +237,13 @@ impl Store {
         let before = state.record_file_bytes();
         state.compact_stretch(from, through)?;
         Ok(Some(GivenBack { from, through, before, after: state.record_file_bytes(), is_last }))
+    }
+
+    /// How many bytes of records [`Store::give_back`] writes per second from now on, at
+    /// most, also where it is at it; without a limit at first, and again after a
+    /// snapshot was installed.
+    pub fn pace_rewriting(&self, bytes_per_second: u64) {
+        self.state().database.pace().set(bytes_per_second);
     }
 
     /// Announces an interest in a stream. It wakes after events of the stream, its
