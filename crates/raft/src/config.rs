@@ -58,6 +58,9 @@ pub struct Config {
     /// Entries of the applied log that are kept, as `log_keep_bytes`; the
     /// smaller of both counts.
     pub log_keep_entries: u64,
+    /// Bytes of records that are sent per second, at most, to each node that pulls them;
+    /// at least 1 MiB.
+    pub catch_up_bytes_per_second: u64,
     /// Entries that may be applied but not flushed before the state is
     /// flushed, which is what lets the log be purged.
     pub flush_entries: u64,
@@ -95,6 +98,7 @@ impl Config {
             append_queue_bytes: 64 * 1024 * 1024,
             log_keep_bytes: 256 * 1024 * 1024,
             log_keep_entries: 100_000,
+            catch_up_bytes_per_second: 64 * 1024 * 1024,
             flush_entries: 50_000,
             flush_bytes: 64 * 1024 * 1024,
             disk_reserve_bytes: 1024 * 1024 * 1024,
@@ -132,6 +136,13 @@ impl Config {
             return invalid(format!(
                 "heartbeat {:?}, election_min {:?} and election_max {:?}: election_min must be more than twice the heartbeat and below election_max",
                 self.heartbeat, self.election_min, self.election_max
+            ));
+        }
+        if self.catch_up_bytes_per_second < 1024 * 1024 {
+            return invalid(format!(
+                "catch_up_bytes_per_second is {}: with less than 1048576 (1 MiB) a node that pulls would take the \
+                 silence for a broken connection",
+                self.catch_up_bytes_per_second
             ));
         }
         if self.append_queue_bytes == 0 {

@@ -249,7 +249,9 @@ impl Replication for NodeServices {
         let (running, _) = self.admit(request.metadata(), request.extensions()).await?;
         let (chunks, sent) = mpsc::channel(2);
         let stopping = self.node.stopping().clone();
-        self.node.tasks().spawn(until(stopping, send_records(self.node.store().clone(), request.into_inner(), chunks)));
+        let pace = self.node.config().catch_up_bytes_per_second;
+        let sending = send_records(self.node.store().clone(), request.into_inner(), pace, chunks);
+        self.node.tasks().spawn(until(stopping, sending));
         Ok(running.identity.answer(Box::pin(ReceiverStream::new(sent))))
     }
 }

@@ -330,12 +330,15 @@ async fn tell(progress: &mpsc::Sender<Result<pb::SnapshotProgress, Status>>, pos
 }
 
 /// Sends the records of `(after, through]`, or the stubs among them, until nobody
-/// listens.
+/// listens. Reads no more bytes of them per second than it may: others read and append
+/// meanwhile.
 pub(crate) async fn send_records<S: EventStore>(
     store: S,
     request: pb::PullRequest,
+    bytes_per_second: u64,
     chunks: mpsc::Sender<Result<pb::RecordChunk, Status>>,
 ) {
+    let (begun, mut read) = (Instant::now(), 0_u64);
     let mut next = Position::new(request.after).next();
     while next.get() <= request.through {
         let reader = store.clone();
@@ -343,6 +346,7 @@ pub(crate) async fn send_records<S: EventStore>(
         let chunk = page.and_then(|records| {
             let records: Vec<_> = records.iter().filter(|record| record.position().get() <= request.through).collect();
             let last = records.last().ok_or_else(|| Status::out_of_range(format!("there is no record {next}")))?;
+            read += records.iter().map(|record| record.encoded().len() as u64).sum::<u64>();
             let following = last.position().next();
             let wanted = records.iter().filter(|record| !request.stubs_only || record.is_reclaimed());
             let through = if request.stubs_only { last.position().get() } else { 0 };
@@ -356,6 +360,11 @@ pub(crate) async fn send_records<S: EventStore>(
                 next = following;
                 if chunks.send(Ok(chunk)).await.is_err() {
                     return;
+                }
+                let due = Duration::from_secs_f64(read as f64 / bytes_per_second as f64);
+                let ahead = due.saturating_sub(begun.elapsed());
+                if !ahead.is_zero() {
+                    tokio::time::sleep(ahead).await;
                 }
             }
             Err(status) => {
@@ -384,6 +393,12 @@ where
 
 #[cfg(test)]
 mod tests {
+    use annals_core::{
+        Append, Batch, Command, Content, Event, EventId, EventType, Expected, Properties, StreamName, Timestamp,
+    };
+    use annals_store::{Mark, Options, Store};
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
@@ -395,6 +410,41 @@ mod tests {
         assert_eq!(transfers.limit(), Some(10));
         early.succeeded();
         assert_eq!(transfers.limit(), Some(10), "a follower that just caught up still needs what follows");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn records_are_sent_no_faster_than_they_may_be() {
+        const MIB: usize = 1024 * 1024;
+        let data = tempfile::tempdir().expect("a directory");
+        let store = Store::open(data.path(), Options::default()).expect("opens");
+        let stream = StreamName::new("large").expect("a name");
+        for index in 1..=8 {
+            let event = Event::new(
+                EventId::new(Uuid::from_u128(index)).expect("not nil"),
+                EventType::new("large").expect("a type"),
+                Content::Binary,
+                Properties::Opaque,
+                Bytes::new(),
+                Bytes::from(vec![7; MIB]),
+            );
+            let append = Append::single(stream.clone(), Expected::Any, vec![event]);
+            let batch = Batch { stamped: Timestamp::from_ticks(index as u64), commands: vec![Command::Append(append)] };
+            let mark = Mark { index: index as u64, opaque: Bytes::new() };
+            store.apply(mark, Some(batch)).expect("applied");
+        }
+        let (chunks, mut sent) = mpsc::channel(2);
+        let begun = Instant::now();
+        let request = pb::PullRequest { after: 0, through: 8, stubs_only: false };
+        let sending = tokio::spawn(send_records(store, request, 2 * MIB as u64, chunks));
+        let mut records = 0;
+        while let Some(chunk) = sent.recv().await {
+            records += chunk.expect("records").records.len();
+        }
+        sending.await.expect("ends");
+        assert_eq!(records, 8);
+        // The clock goes on by sleeping alone.
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(4) && took < Duration::from_secs(5), "{took:?}");
     }
 
     #[test]

@@ -272,9 +272,15 @@ options! {
     /// Reads, subscriptions and removal go on.
     disk_reserve_bytes: u64 = 1024 * MIB,
 
-    /// Bytes of the log that a scavenge looks at per second, at most. It takes longer
+    /// Bytes of the log that a scavenge looks at per second, at most, and of what each
+    /// node then writes anew; a quarter of it while there are appends. It takes longer
     /// with less, and leaves more to those who append and read.
     scavenge_bytes_per_second: u64 = 32 * MIB,
+
+    /// Bytes of records that are sent per second, at most, to each node that catches up
+    /// because it is new or was away for longer than the log reaches back. It takes longer
+    /// with less, and leaves more to those who append and read.
+    catch_up_bytes_per_second: u64 = 64 * MIB,
 
     /// Bytes of records that one backup takes per second, at most. It takes longer with
     /// less, and leaves more to those who append and read.
@@ -572,6 +578,12 @@ impl Config {
             self.scavenge_bytes_per_second,
             self.scavenge_bytes_per_second >= 64 * 1024,
             "but must be at least 65536 (64 KiB): a scavenge would never end",
+        )?;
+        check(
+            "catch_up_bytes_per_second",
+            self.catch_up_bytes_per_second,
+            self.catch_up_bytes_per_second >= MIB,
+            "but must be at least 1048576 (1 MiB): the node that catches up would take the silence for a broken connection",
         )?;
         check(
             "backup_bytes_per_second",

@@ -325,6 +325,7 @@ async fn open(config: &Config, connect: Arc<dyn Connect>, metrics: Metrics) -> R
         election_max: Duration::from_millis(config.election_max_ms),
         append_queue_bytes: bytes(config.append_queue_bytes),
         log_keep_bytes: config.log_keep_bytes,
+        catch_up_bytes_per_second: config.catch_up_bytes_per_second,
         log_keep_entries: config.log_keep_entries,
         disk_reserve_bytes: config.disk_reserve_bytes,
         connect,

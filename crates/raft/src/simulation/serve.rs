@@ -105,7 +105,7 @@ impl SimulatedNode {
     ) -> Result<mpsc::Receiver<Result<pb::RecordChunk, Status>>, Status> {
         let (running, ..) = self.admit(headers)?;
         let (chunks, sent) = mpsc::channel(2);
-        self.process.spawn(send_records(running.store.clone(), request, chunks));
+        self.process.spawn(send_records(running.store.clone(), request, u64::MAX, chunks));
         Ok(sent)
     }
 

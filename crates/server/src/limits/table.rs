@@ -446,6 +446,13 @@ fn backups(config: &Config) -> Vec<Limit> {
             "RESOURCE_EXHAUSTED",
         ),
         limit(
+            "bytes of records that a node that catches up is sent in a second",
+            bytes(config.catch_up_bytes_per_second),
+            "catch_up_bytes_per_second",
+            "`raft/snapshot`",
+            "waits",
+        ),
+        limit(
             "bytes of records that one backup is sent in a second",
             bytes(config.backup_bytes_per_second),
             "backup_bytes_per_second",
