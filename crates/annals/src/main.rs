@@ -10,6 +10,7 @@ mod commands;
 mod contexts;
 mod dev;
 mod duration;
+mod events;
 mod failure;
 mod layers;
 mod logging;
@@ -17,6 +18,7 @@ mod output;
 mod processor;
 mod progress;
 mod reload;
+mod schemas;
 mod serve;
 
 use std::process::ExitCode;

@@ -120,7 +120,7 @@ fn a_cluster_comes_back_from_a_full_and_an_incremental_backup_under_a_new_identi
     assert_eq!((&restored["position"], &restored["hash"]), (&incremental["through"], &incremental["hash"]));
     assert_ne!(restored["cluster"], before["cluster"]);
     let checked = run(&["verify", "--data", text(&data), "-o", "json"]).exits(0).json();
-    assert_eq!(checked["chain_hash"], incremental["hash"]);
+    assert_eq!(checked["chainHash"], incremental["hash"]);
     let again = restore(&place, &data, port, &[]);
     assert!(again.code == 1 && again.err.contains("is not empty"), "{again:?}");
 

@@ -4,8 +4,8 @@ use annals_client::{Cursor, Direction, Filter, ReadOptions, Source};
 
 use crate::Connection;
 use crate::commands::{cursor, follow, print};
+use crate::events::{Events, Numbering};
 use crate::failure::Failure;
-use crate::output::{Events, Numbering};
 
 /// Flags of `annals all`.
 #[derive(clap::Args)]

@@ -1,17 +1,18 @@
 //! `annals cluster`: operating a cluster.
 
-mod hash;
+pub(crate) mod hash;
 mod names;
 mod progress;
-mod replace;
-mod scale;
-mod status;
+pub(crate) mod replace;
+pub(crate) mod scale;
+pub(crate) mod status;
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use annals_client::Cluster;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use self::progress::Progress;
 use super::confirm;
@@ -148,6 +149,14 @@ Examples:
     },
 }
 
+/// A node that was added, promoted, removed, or leads now.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Changed {
+    /// Its id.
+    node: u64,
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let client = arguments.connection.client()?;
     let cluster = client.cluster();
@@ -231,6 +240,6 @@ async fn to_remove(
 fn done(node: u64, what: &str, format: Format) -> std::io::Result<()> {
     match format {
         Format::Table => output::line(&format!("node {node} {what}")),
-        Format::Json => output::json(&json!({ "node": node })),
+        Format::Json => output::json(&Changed { node }),
     }
 }

@@ -1,6 +1,7 @@
 //! `annals context`: servers by name.
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::contexts::{Context, Contexts};
 use crate::failure::Failure;
@@ -70,6 +71,22 @@ Examples:
     },
 }
 
+/// A context.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Listed {
+    /// Its name.
+    name: String,
+    /// A connection string without user and password.
+    server: String,
+    /// Who to be there; null: nobody.
+    user: Option<String>,
+    /// Where the password is (env:// or file://), never the password itself.
+    password: Option<String>,
+    /// Whether commands use it where none is named.
+    selected: bool,
+}
+
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let path = Contexts::path()?;
     let mut contexts = Contexts::load(&path)?;
@@ -95,13 +112,13 @@ fn list(contexts: &Contexts, format: Format) -> Result<(), Failure> {
     match format {
         Format::Json => {
             for (name, context) in &contexts.contexts {
-                output::json(&json!({
-                    "name": name,
-                    "server": context.server,
-                    "user": context.user,
-                    "password": context.password,
-                    "selected": is_selected(name),
-                }))?;
+                output::json(&Listed {
+                    name: name.clone(),
+                    server: context.server.clone(),
+                    user: context.user.clone(),
+                    password: context.password.clone(),
+                    selected: is_selected(name),
+                })?;
             }
         }
         Format::Table => {

@@ -9,7 +9,8 @@ mod machine;
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::Connection;
 use crate::failure::{Code, Failure};
@@ -40,10 +41,14 @@ pub(crate) struct Arguments {
 }
 
 /// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
 enum Grade {
+    /// As it should be.
     Pass,
+    /// It works today and may not tomorrow.
     Warn,
+    /// It does not work.
     Fail,
 }
 
@@ -82,6 +87,20 @@ impl Finding {
     }
 }
 
+/// What a check found.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Found {
+    /// The check.
+    check: String,
+    /// How it came out.
+    grade: Grade,
+    /// What is so.
+    found: String,
+    /// What to do about it; null where there is nothing to do.
+    advice: Option<String>,
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut findings = Vec::new();
     if let Some(data) = &arguments.data {
@@ -100,12 +119,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 fn tell(findings: &[Finding], format: Format) -> Result<(), Failure> {
     for Finding { check, grade, found, advice } in findings {
         match format {
-            Format::Json => output::json(&json!({
-                "check": check,
-                "grade": grade.as_str(),
-                "found": found,
-                "advice": (!advice.is_empty()).then_some(advice),
-            }))?,
+            Format::Json => output::json(&Found {
+                check: (*check).to_owned(),
+                grade: *grade,
+                found: found.clone(),
+                advice: (!advice.is_empty()).then(|| (*advice).to_owned()),
+            })?,
             Format::Table => {
                 output::line(&format!("{}  {check:<12}  {found}", grade.as_str()))?;
                 if !advice.is_empty() {

@@ -1,6 +1,7 @@
 //! `annals explain`: what an error code means and what to do about it.
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::codes::{PAGES, title};
 use crate::failure::{Code, Failure};
@@ -21,6 +22,19 @@ pub(crate) struct Arguments {
     output: Format,
 }
 
+/// An error code.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Explained {
+    /// As errors show it: ANN- and four digits.
+    code: String,
+    /// What it means, in a line.
+    title: String,
+    /// Its page, in Markdown; only where one code was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<String>,
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let Some(wanted) = &arguments.code else {
         return match arguments.output {
@@ -30,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
             Format::Json => {
                 for (code, page) in PAGES {
-                    output::json(&json!({ "code": code, "title": title(page) }))?;
+                    output::json(&Explained { code: (*code).to_owned(), title: title(page).to_owned(), page: None })?;
                 }
                 Ok(())
             }
@@ -45,7 +59,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     })?;
     match arguments.output {
         Format::Table => output::line(page.trim_end())?,
-        Format::Json => output::json(&json!({ "code": code, "title": title(page), "page": page }))?,
+        Format::Json => output::json(&Explained {
+            code: (*code).to_owned(),
+            title: title(page).to_owned(),
+            page: Some((*page).to_owned()),
+        })?,
     }
     Ok(())
 }

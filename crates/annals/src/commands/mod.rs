@@ -28,8 +28,9 @@ use std::io::IsTerminal as _;
 use annals_client::{Client, Cursor, Item, Reading, Settings, Source};
 
 use crate::contexts::Contexts;
+use crate::events::Events;
 use crate::failure::{Code, Failure};
-use crate::output::{Events, Format};
+use crate::output::Format;
 use crate::{Connection, DEFAULT_URL};
 
 impl Connection {

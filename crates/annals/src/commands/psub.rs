@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use annals_client::{Client, Cursor, Direction, Group, Item, NewGroup, ReadOptions, Resolved, Source};
 use annals_proto::event_store::client::persistent_subscriptions::SubscriptionInfo;
-use serde_json::json;
+use annals_proto::event_store::client::persistent_subscriptions::subscription_info::ConnectionInfo;
+use schemars::JsonSchema;
+use serde::Serialize;
+use uuid::Uuid;
 
 use crate::Connection;
 use crate::commands::{confirm, cursor};
 use crate::failure::{Code, Failure};
-use crate::output::{self, Format};
+use crate::output::{self, Format, Time};
 
 /// Flags of `annals psub`.
 #[derive(clap::Args)]
@@ -141,6 +144,85 @@ Examples:
     },
 }
 
+/// A group that was changed.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Changed {
+    /// The stream or index that feeds it, $all for everything.
+    source: String,
+    /// Its name.
+    group: String,
+}
+
+/// An event that consumers could not deal with.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Parked {
+    /// Its place among the parked events of the group.
+    revision: u64,
+    /// Why it is parked; may be empty.
+    reason: String,
+    /// When it was parked, where that is told.
+    added: Option<Time>,
+    /// The stream of the event; null, as below: the event is gone.
+    stream: Option<String>,
+    /// Its place in that stream.
+    stream_revision: Option<u64>,
+    /// What it is called.
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    /// Its id.
+    id: Option<Uuid>,
+}
+
+/// A group and how it does.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Described {
+    /// The stream or index that feeds it, $all for everything.
+    source: String,
+    /// Its name.
+    group: String,
+    /// Live, Behind or NotReady, possibly with additions.
+    status: String,
+    /// Who gets an event: RoundRobin, DispatchToSingle, Pinned or PinnedByCorrelation.
+    strategy: String,
+    /// Where it began: a revision, a position as C:1/P:1, or -1 for new events only.
+    from: String,
+    /// Up to there all events are dealt with, in the same form; empty: none yet.
+    checkpoint: String,
+    /// The newest event that there is for it, in the same form; empty: none.
+    newest: String,
+    /// Events in memory that wait for a consumer.
+    waiting: i32,
+    /// Of those, events that are retried.
+    retried: i32,
+    /// Events that consumers have and have not answered.
+    in_flight: i32,
+    /// Parked events.
+    parked: i64,
+    /// Events delivered a second, on average.
+    per_second: i32,
+    /// Who consumes.
+    consumers: Vec<Consumer>,
+}
+
+/// A consumer of a group.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Consumer {
+    /// The name of its connection.
+    name: String,
+    /// Who it is; may be empty.
+    user: String,
+    /// Events that it has and has not answered.
+    in_flight: i32,
+    /// Events that it could take besides.
+    free: i32,
+    /// Events that it was given so far.
+    delivered: i64,
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let client = arguments.connection.client()?;
     let groups = client.groups();
@@ -202,7 +284,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 fn done(which: &Which, what: &str, format: Format) -> std::io::Result<()> {
     match format {
         Format::Table => output::line(&format!("group {} on {} {what}", which.group, which.source)),
-        Format::Json => output::json(&json!({ "source": which.source, "group": which.group })),
+        Format::Json => output::json(&Changed { source: which.source.clone(), group: which.group.clone() }),
     }
 }
 
@@ -242,15 +324,15 @@ fn print_parked(resolved: &Resolved, format: Format) -> std::io::Result<()> {
     let event = resolved.event.as_ref().filter(|_| resolved.link.is_some());
     let reason = told["reason"].as_str().unwrap_or_default();
     if format == Format::Json {
-        return output::json(&json!({
-            "revision": link.revision,
-            "reason": reason,
-            "added": told["added"],
-            "stream": event.map(|event| event.stream.clone()),
-            "streamRevision": event.map(|event| event.revision),
-            "type": event.map(|event| event.event_type.clone()),
-            "id": event.map(|event| event.id.to_string()),
-        }));
+        return output::json(&Parked {
+            revision: link.revision,
+            reason: reason.to_owned(),
+            added: told["added"].as_str().map(|added| Time::of_text(added.to_owned())),
+            stream: event.map(|event| event.stream.clone()),
+            stream_revision: event.map(|event| event.revision),
+            event_type: event.map(|event| event.event_type.clone()),
+            id: event.map(|event| event.id),
+        });
     }
     let event = event.map_or_else(
         || "an event that is gone".to_owned(),
@@ -261,7 +343,7 @@ fn print_parked(resolved: &Resolved, format: Format) -> std::io::Result<()> {
 
 fn list(all: &[SubscriptionInfo], format: Format) -> std::io::Result<()> {
     if format == Format::Json {
-        return all.iter().try_for_each(|info| output::json(&as_json(info)));
+        return all.iter().try_for_each(|info| output::json(&described(info)));
     }
     let row = |info: &SubscriptionInfo| {
         vec![
@@ -285,7 +367,7 @@ fn or_none(text: &str) -> String {
 
 fn info(info: &SubscriptionInfo, format: Format) -> std::io::Result<()> {
     if format == Format::Json {
-        return output::json(&as_json(info));
+        return output::json(&described(info));
     }
     output::line(&format!("group       {} on {}, {}", info.group_name, info.event_source, info.status))?;
     output::line(&format!(
@@ -309,43 +391,39 @@ fn info(info: &SubscriptionInfo, format: Format) -> std::io::Result<()> {
         info.parked_message_count,
         info.average_per_second
     ))?;
-    let row =
-        |consumer: &annals_proto::event_store::client::persistent_subscriptions::subscription_info::ConnectionInfo| {
-            vec![
-                consumer.connection_name.clone(),
-                consumer.username.clone(),
-                consumer.in_flight_messages.to_string(),
-                consumer.available_slots.to_string(),
-                consumer.total_items.to_string(),
-            ]
-        };
+    let row = |consumer: &ConnectionInfo| {
+        vec![
+            consumer.connection_name.clone(),
+            consumer.username.clone(),
+            consumer.in_flight_messages.to_string(),
+            consumer.available_slots.to_string(),
+            consumer.total_items.to_string(),
+        ]
+    };
     output::table(&["CONSUMER", "USER", "IN FLIGHT", "FREE", "DELIVERED"], info.connections.iter().map(row).collect())
 }
 
-fn as_json(info: &SubscriptionInfo) -> serde_json::Value {
-    let consumer =
-        |consumer: &annals_proto::event_store::client::persistent_subscriptions::subscription_info::ConnectionInfo| {
-            json!({
-                "name": consumer.connection_name,
-                "user": consumer.username,
-                "inFlight": consumer.in_flight_messages,
-                "free": consumer.available_slots,
-                "delivered": consumer.total_items,
-            })
-        };
-    json!({
-        "source": info.event_source,
-        "group": info.group_name,
-        "status": info.status,
-        "strategy": info.named_consumer_strategy,
-        "from": info.start_from,
-        "checkpoint": info.last_checkpointed_event_position,
-        "newest": info.last_known_event_position,
-        "waiting": info.read_buffer_count,
-        "retried": info.retry_buffer_count,
-        "inFlight": info.total_in_flight_messages,
-        "parked": info.parked_message_count,
-        "perSecond": info.average_per_second,
-        "consumers": info.connections.iter().map(consumer).collect::<Vec<_>>(),
-    })
+fn described(info: &SubscriptionInfo) -> Described {
+    let consumer = |consumer: &ConnectionInfo| Consumer {
+        name: consumer.connection_name.clone(),
+        user: consumer.username.clone(),
+        in_flight: consumer.in_flight_messages,
+        free: consumer.available_slots,
+        delivered: consumer.total_items,
+    };
+    Described {
+        source: info.event_source.clone(),
+        group: info.group_name.clone(),
+        status: info.status.clone(),
+        strategy: info.named_consumer_strategy.clone(),
+        from: info.start_from.clone(),
+        checkpoint: info.last_checkpointed_event_position.clone(),
+        newest: info.last_known_event_position.clone(),
+        waiting: info.read_buffer_count,
+        retried: info.retry_buffer_count,
+        in_flight: info.total_in_flight_messages,
+        parked: info.parked_message_count,
+        per_second: info.average_per_second,
+        consumers: info.connections.iter().map(consumer).collect(),
+    }
 }

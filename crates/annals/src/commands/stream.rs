@@ -1,26 +1,21 @@
 //! `annals stream`: one stream.
 
+mod append;
+
 use std::io::{IsTerminal as _, Write as _};
 
-use annals_client::{Client, Cursor, Direction, Error, Expected, Item, NewEvent, ReadOptions, Resolved, Source};
-use annals_server::time::rfc3339;
-use anyhow::Context as _;
-use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::json;
-use serde_json::value::RawValue;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use uuid::Uuid;
+use annals_client::{Client, Cursor, Direction, Error, Expected, Item, ReadOptions, Resolved, Source};
+use annals_proto::annals::v1::list_streams_reply::Stream;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
+use self::append::{Append, append};
 use crate::Connection;
 use crate::commands::{cursor, follow, print};
+use crate::events::{Events, Numbering};
 use crate::failure::{Code, Failure};
-use crate::output::{self, Events, Format, Numbering};
-
-/// Events of one append when many come from standard input.
-const BATCH_EVENTS: usize = 500;
-/// Bytes of the same.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+use crate::output::{self, Format, Time};
 
 /// Streams asked for at a time.
 const LIST_PAGE: u32 = 1_000;
@@ -134,30 +129,6 @@ Examples:
 }
 
 #[derive(clap::Args)]
-struct Append {
-    /// The stream.
-    stream: String,
-    /// The event's type.
-    #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<String>,
-    /// The event's data: JSON, @FILE, or - for standard input.
-    #[arg(long, value_name = "JSON|@FILE|-", requires = "event_type", allow_hyphen_values = true)]
-    data: Option<String>,
-    /// The event's metadata: JSON, or @FILE.
-    #[arg(long, value_name = "JSON|@FILE", requires = "event_type")]
-    metadata: Option<String>,
-    /// The event's id. The same id again is not written again.
-    #[arg(long, value_name = "UUID", requires = "event_type")]
-    id: Option<Uuid>,
-    /// The data is not JSON.
-    #[arg(long, requires = "event_type")]
-    binary: bool,
-    /// The state the stream must be in: any, no-stream, exists, or its last revision.
-    #[arg(long, value_parser = expected, default_value = "any")]
-    expect: Expected,
-}
-
-#[derive(clap::Args)]
 struct Read {
     /// The stream.
     stream: String,
@@ -214,6 +185,67 @@ fn expected(text: &str) -> Result<Expected, String> {
     }
 }
 
+/// What was written.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Written {
+    /// The stream.
+    stream: String,
+    /// The place of the last event in the stream; null where nothing is in it after
+    /// this, as when it was deleted.
+    revision: Option<u64>,
+    /// The place of the last event in the whole log; null: the server did not tell.
+    position: Option<u64>,
+    /// Events that were written.
+    events: usize,
+}
+
+/// A stream in a list.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Listed {
+    /// Its name.
+    stream: String,
+    /// The revision of its last event; null: it has none.
+    last_revision: Option<u64>,
+    /// How it stands: ended is for ever.
+    #[schemars(extend("enum" = ["live", "deleted", "ended"]))]
+    state: &'static str,
+}
+
+/// What is known of a stream.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Described {
+    /// Its name.
+    stream: String,
+    /// How it stands: ended is for ever.
+    #[schemars(extend("enum" = ["live", "deleted", "ended"]))]
+    state: &'static str,
+    /// The revision of its last event, visible or not; null: it has none.
+    last_revision: Option<u64>,
+    /// The revision of the first event that readers see; null, as below: there is none.
+    first_visible_revision: Option<u64>,
+    /// When that was written.
+    first_created: Option<Time>,
+    /// When the last event that readers see was written.
+    last_created: Option<Time>,
+    /// The place of that in the whole log.
+    last_position: Option<u64>,
+    /// Its metadata; null: it has none.
+    metadata: Option<Metadata>,
+}
+
+/// The metadata of a stream: what the server knows begins with $, the rest is yours.
+pub(crate) type Metadata = Map<String, Value>;
+
+/// Metadata as an object.
+fn object(json: &str) -> Result<Metadata, Failure> {
+    serde_json::from_str(json).map_err(|error| {
+        Failure::new(Code::Failed, anyhow::anyhow!("the metadata is no JSON object ({error}): {json}"))
+    })
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let client = arguments.connection.client()?;
     let format = arguments.connection.format();
@@ -238,11 +270,17 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             written(&stream, "ended for ever", None, ended.position, 0, format)
         }
         Command::Meta { command: Meta::Get { stream } } => match client.metadata(&stream).await? {
-            Some((_, json)) => Ok(output::line(&String::from_utf8_lossy(&json))?),
+            Some((_, json)) => {
+                let json = String::from_utf8_lossy(&json);
+                match format {
+                    Format::Json => Ok(output::json(&object(&json)?)?),
+                    Format::Table => Ok(output::line(&json)?),
+                }
+            }
             None => Err(Failure::new(Code::NotFound, anyhow::anyhow!("stream \"{stream}\" has no metadata"))),
         },
         Command::Meta { command: Meta::Set { stream, json, expect } } => {
-            serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&json)
+            serde_json::from_str::<Metadata>(&json)
                 .map_err(|error| Failure::usage(format!("metadata must be a JSON object: {error}")))?;
             let done = client.set_metadata(&stream, expect, json).await?;
             written(&stream, "metadata set", done.revision, done.position, 1, format)
@@ -261,7 +299,7 @@ fn written(
 ) -> Result<(), Failure> {
     match format {
         Format::Json => {
-            output::json(&json!({ "stream": stream, "revision": revision, "position": position, "events": events }))?;
+            output::json(&Written { stream: stream.to_owned(), revision, position, events })?;
         }
         Format::Table => {
             let revision = revision.map(|revision| format!(", revision {revision}")).unwrap_or_default();
@@ -270,125 +308,6 @@ fn written(
         }
     }
     Ok(())
-}
-
-async fn append(client: &Client, command: Append, format: Format) -> Result<(), Failure> {
-    let Some(event_type) = command.event_type else {
-        return append_lines(client, &command.stream, command.expect, format).await;
-    };
-    let data = match command.data.as_deref() {
-        None => Vec::new(),
-        Some(data) => payload(data).await?,
-    };
-    let json = !command.binary && !data.is_empty();
-    if json {
-        serde_json::from_slice::<&RawValue>(&data).map_err(|error| {
-            Failure::usage(format!("the data is not JSON ({error}); say --binary if it need not be"))
-        })?;
-    }
-    let mut event = NewEvent::new(event_type, json, data);
-    if let Some(id) = command.id {
-        event.id = id;
-    }
-    if let Some(metadata) = &command.metadata {
-        event.metadata = payload(metadata).await?.into();
-    }
-    let done = client.append(&command.stream, command.expect, vec![event]).await?;
-    written(&command.stream, "1 event", done.revision, done.position, 1, format)
-}
-
-async fn payload(text: &str) -> Result<Vec<u8>, Failure> {
-    if text == "-" {
-        let mut bytes = Vec::new();
-        tokio::io::stdin().read_to_end(&mut bytes).await?;
-        return Ok(bytes);
-    }
-    match text.strip_prefix('@') {
-        Some(file) => Ok(tokio::fs::read(file).await.with_context(|| format!("cannot read {file}"))?),
-        None => Ok(text.as_bytes().to_vec()),
-    }
-}
-
-/// An event as a line of standard input.
-#[derive(Deserialize)]
-struct Line {
-    #[serde(rename = "type")]
-    event_type: String,
-    data: Option<Box<RawValue>>,
-    metadata: Option<Box<RawValue>>,
-    id: Option<Uuid>,
-}
-
-async fn append_lines(client: &Client, stream: &str, expect: Expected, format: Format) -> Result<(), Failure> {
-    if std::io::stdin().is_terminal() {
-        return Err(Failure::usage("give --type and --data, or events on standard input: one JSON object per line"));
-    }
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    let mut appender = Appender { client, stream, expect, batch: Vec::new(), bytes: 0, written: 0, last: None };
-    let mut number = 0u64;
-    while let Some(line) = lines.next_line().await? {
-        number += 1;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let line: Line =
-            serde_json::from_str(&line).map_err(|error| Failure::usage(format!("line {number}: {error}")))?;
-        let bytes = |value: Option<Box<RawValue>>| {
-            value.map_or_else(Bytes::new, |value| Bytes::from(value.get().as_bytes().to_vec()))
-        };
-        let data = bytes(line.data);
-        let mut event = NewEvent::new(line.event_type, !data.is_empty(), data);
-        event.metadata = bytes(line.metadata);
-        event.id = line.id.unwrap_or(event.id);
-        appender.push(event).await.map_err(|failure| appender.told(failure))?;
-    }
-    appender.flush().await.map_err(|failure| appender.told(failure))?;
-    let (revision, position) = appender.last.map_or((None, None), |done| (done.revision, done.position));
-    written(stream, &format!("{} events", appender.written), revision, position, appender.written, format)
-}
-
-/// Gathers events and appends them together.
-struct Appender<'a> {
-    client: &'a Client,
-    stream: &'a str,
-    expect: Expected,
-    batch: Vec<NewEvent>,
-    bytes: usize,
-    written: usize,
-    last: Option<annals_client::Appended>,
-}
-
-impl Appender<'_> {
-    async fn push(&mut self, event: NewEvent) -> Result<(), Error> {
-        self.bytes += event.data.len() + event.metadata.len();
-        self.batch.push(event);
-        if self.batch.len() >= BATCH_EVENTS || self.bytes >= BATCH_BYTES { self.flush().await } else { Ok(()) }
-    }
-
-    async fn flush(&mut self) -> Result<(), Error> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        let batch = std::mem::take(&mut self.batch);
-        self.bytes = 0;
-        let events = batch.len();
-        let done = self.client.append(self.stream, self.expect, batch).await?;
-        self.written += events;
-        // A condition on the first append holds for all of them together.
-        self.expect = match (self.expect, done.revision) {
-            (Expected::NoStream | Expected::Exactly(_), Some(revision)) => Expected::Exactly(revision),
-            (expect, _) => expect,
-        };
-        self.last = Some(done);
-        Ok(())
-    }
-
-    fn told(&self, error: Error) -> Failure {
-        if self.written > 0 {
-            eprintln!("{} events were appended before this failed", self.written);
-        }
-        error.into()
-    }
 }
 
 async fn read(client: &Client, command: Read, format: Format) -> Result<(), Failure> {
@@ -424,9 +343,7 @@ async fn ls(
             let state = state(&stream);
             match format {
                 Format::Json => {
-                    output::json(
-                        &json!({ "stream": stream.name, "lastRevision": stream.last_revision, "state": state }),
-                    )?;
+                    output::json(&Listed { stream: stream.name, last_revision: stream.last_revision, state })?;
                 }
                 Format::Table => rows.push(vec![
                     stream.name,
@@ -445,7 +362,7 @@ async fn ls(
     Ok(())
 }
 
-fn state(stream: &annals_proto::annals::v1::list_streams_reply::Stream) -> &'static str {
+fn state(stream: &Stream) -> &'static str {
     match (stream.tombstoned, stream.soft_deleted) {
         (true, _) => "ended",
         (false, true) => "deleted",
@@ -465,17 +382,16 @@ async fn info(client: &Client, stream: &str, format: Format) -> Result<(), Failu
     let place = |event: &Option<Resolved>| event.as_ref().and_then(|event| event.original().cloned());
     let (first, last) = (place(&first), place(&last));
     if format == Format::Json {
-        let metadata = metadata.map(|json| serde_json::from_str::<serde_json::Value>(&json).unwrap_or(json.into()));
-        output::json(&json!({
-            "stream": stream,
-            "state": state(&head),
-            "lastRevision": head.last_revision,
-            "firstVisibleRevision": first.as_ref().map(|event| event.revision),
-            "firstCreated": first.as_ref().map(|event| rfc3339(event.created)),
-            "lastCreated": last.as_ref().map(|event| rfc3339(event.created)),
-            "lastPosition": last.as_ref().map(|event| event.position),
-            "metadata": metadata,
-        }))?;
+        output::json(&Described {
+            stream: stream.to_owned(),
+            state: state(&head),
+            last_revision: head.last_revision,
+            first_visible_revision: first.as_ref().map(|event| event.revision),
+            first_created: first.as_ref().map(|event| event.created.into()),
+            last_created: last.as_ref().map(|event| event.created.into()),
+            last_position: last.as_ref().map(|event| event.position),
+            metadata: metadata.as_deref().map(object).transpose()?,
+        })?;
         return Ok(());
     }
     output::line(&format!("stream    {stream}"))?;
@@ -487,7 +403,7 @@ async fn info(client: &Client, stream: &str, format: Format) -> Result<(), Failu
         let count = last.revision - first.revision + 1;
         let events = if count == 1 { "event" } else { "events" };
         output::line(&format!("visible   {count} {events}, revisions {} to {}", first.revision, last.revision))?;
-        output::line(&format!("written   {} to {}", rfc3339(first.created), rfc3339(last.created)))?;
+        output::line(&format!("written   {} to {}", Time::from(first.created), Time::from(last.created)))?;
     }
     if let Some(json) = metadata {
         output::line(&format!("metadata  {json}"))?;

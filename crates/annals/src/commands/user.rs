@@ -4,7 +4,8 @@
 use std::io::{IsTerminal as _, Read as _};
 
 use annals_client::{User, Users};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::Connection;
 use crate::commands::confirm;
@@ -118,6 +119,28 @@ Examples:
     },
 }
 
+/// An account.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Account {
+    /// The name that credentials give.
+    login: String,
+    /// The person's name; may be empty.
+    full_name: String,
+    /// Groups; members of $admins may do everything, of $ops operate.
+    groups: Vec<String>,
+    /// Whether its credentials prove nothing for now.
+    disabled: bool,
+}
+
+/// An account that was made, changed or removed.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Changed {
+    /// The name that credentials give.
+    login: String,
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let users = arguments.connection.client()?.users();
     let format = arguments.connection.format();
@@ -182,19 +205,19 @@ fn password(login: &str, from_stdin: bool) -> Result<String, Failure> {
 fn done(login: &str, what: &str, format: Format) -> std::io::Result<()> {
     match format {
         Format::Table => output::line(&format!("account {login} {what}")),
-        Format::Json => output::json(&json!({ "login": login })),
+        Format::Json => output::json(&Changed { login: login.to_owned() }),
     }
 }
 
 fn list(users: &[User], format: Format) -> std::io::Result<()> {
     if format == Format::Json {
         return users.iter().try_for_each(|user| {
-            output::json(&json!({
-                "login": user.login,
-                "fullName": user.full_name,
-                "groups": user.groups,
-                "disabled": user.disabled,
-            }))
+            output::json(&Account {
+                login: user.login.clone(),
+                full_name: user.full_name.clone(),
+                groups: user.groups.clone(),
+                disabled: user.disabled,
+            })
         });
     }
     let rows = users.iter().map(|user| {

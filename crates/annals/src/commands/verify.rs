@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use annals_server::verify::{self, Audience, Record, Verification, VerifyError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
@@ -73,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         dump.flush()?;
     }
     let text = match arguments.output {
-        Format::Json => summary(&found).to_string(),
+        Format::Json => serde_json::to_string(&Verified::from(&found)).map_err(io::Error::from)?,
         Format::Table => table(&found),
     };
     if to_stdout {
@@ -123,25 +126,65 @@ impl Audience for Reader {
     }
 }
 
-fn summary(found: &Verification) -> serde_json::Value {
-    json!({
-        "cluster": found.owner.map(|owner| owner.cluster),
-        "node": found.owner.map(|owner| owner.node),
-        "incarnation": found.owner.map(|owner| owner.incarnation),
-        "tail": found.tail,
-        "chain_hash": found.chain_hash.to_string(),
-        "streams": found.streams,
-        "applied_index": found.applied_index,
-        "first_log_index": found.log.map(|(first, _)| first),
-        "last_log_index": found.log.map(|(_, last)| last),
-        "committed_index": found.committed_index,
-        "purged_index": found.purged_index,
-        "witnessed_index": found.witnessed_index,
-        "term": found.term,
-        "notes": found.notes,
-        "problems": found.problems.told,
-        "problem_count": found.problems.count,
-    })
+/// What is in the files of a stopped node, and what is wrong with them.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Verified {
+    /// Its cluster; null, as the next two: the directory belongs to no node yet.
+    cluster: Option<Uuid>,
+    /// Its id.
+    node: Option<u64>,
+    /// The name of the directory, made when the directory was.
+    incarnation: Option<Uuid>,
+    /// The position of the newest event; 0: none.
+    tail: u64,
+    /// Over all events up to there, 32 hexadecimal digits.
+    chain_hash: String,
+    /// Streams that have or had events.
+    streams: u64,
+    /// The last entry in the state.
+    applied_index: Option<u64>,
+    /// The first entry in the log; null: the log is empty.
+    first_log_index: Option<u64>,
+    /// The last entry in the log.
+    last_log_index: Option<u64>,
+    /// The last entry known here to be on a majority of the voters.
+    committed_index: Option<u64>,
+    /// The last entry that the log had and does not need any more.
+    purged_index: Option<u64>,
+    /// The last entry that is known to be acknowledged.
+    witnessed_index: Option<u64>,
+    /// The term of the node's vote.
+    term: Option<u64>,
+    /// What is worth knowing and not wrong.
+    notes: Vec<String>,
+    /// What is wrong; of very many only the first.
+    problems: Vec<String>,
+    /// How many problems there are in all.
+    problem_count: u64,
+}
+
+impl From<&Verification> for Verified {
+    fn from(found: &Verification) -> Self {
+        Verified {
+            cluster: found.owner.map(|owner| owner.cluster),
+            node: found.owner.map(|owner| owner.node),
+            incarnation: found.owner.map(|owner| owner.incarnation),
+            tail: found.tail,
+            chain_hash: found.chain_hash.to_string(),
+            streams: found.streams,
+            applied_index: found.applied_index,
+            first_log_index: found.log.map(|(first, _)| first),
+            last_log_index: found.log.map(|(_, last)| last),
+            committed_index: found.committed_index,
+            purged_index: found.purged_index,
+            witnessed_index: found.witnessed_index,
+            term: found.term,
+            notes: found.notes.clone(),
+            problems: found.problems.told.clone(),
+            problem_count: found.problems.count,
+        }
+    }
 }
 
 fn table(found: &Verification) -> String {

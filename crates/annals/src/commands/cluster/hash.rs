@@ -1,10 +1,36 @@
 //! `annals cluster hash`: whether all nodes hold the same events.
 
 use annals_client::{Client, Cluster, Host, Settings};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
+
+/// The events of all nodes, compared by a hash over all of them.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Hashes {
+    /// Up to which position.
+    position: u64,
+    /// Whether those that answered have the same.
+    equal: bool,
+    /// The members.
+    nodes: Vec<OfNode>,
+}
+
+/// The hash of one node.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OfNode {
+    /// Its id.
+    node: u64,
+    /// Its address, HOST:PORT.
+    address: String,
+    /// Over all its events up to the position, 32 hexadecimal digits; null: it did not
+    /// answer.
+    hash: Option<String>,
+}
 
 /// A member and a connection to it alone.
 struct Peer {
@@ -47,12 +73,12 @@ pub(super) async fn run(
     let equal = told.windows(2).all(|pair| pair[0] == pair[1]);
     match format {
         Format::Json => {
-            let nodes: Vec<_> = peers
+            let nodes = peers
                 .iter()
                 .zip(&hashes)
-                .map(|(peer, hash)| json!({ "node": peer.id, "address": peer.address, "hash": hash }))
+                .map(|(peer, hash)| OfNode { node: peer.id, address: peer.address.clone(), hash: hash.clone() })
                 .collect();
-            output::json(&json!({ "position": position, "equal": equal, "nodes": nodes }))?;
+            output::json(&Hashes { position, equal, nodes })?;
         }
         Format::Table => {
             let rows = peers.iter().zip(&hashes).map(|(peer, hash)| {

@@ -7,7 +7,8 @@
 
 use annals_client::Cluster;
 use annals_proto::annals::v1::{Node, StatusReply};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::progress::Progress;
 use crate::commands::confirm;
@@ -18,6 +19,18 @@ pub(super) struct Wanted {
     pub(super) nodes: usize,
     pub(super) yes: bool,
     pub(super) no_wait: bool,
+}
+
+/// How large the cluster is now.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Scaled {
+    /// Members; replicas do not count.
+    nodes: usize,
+    /// Those of them that vote.
+    voters: usize,
+    /// The ids of nodes that were removed, in that order.
+    removed: Vec<u64>,
 }
 
 pub(super) async fn run(
@@ -51,7 +64,7 @@ pub(super) async fn run(
     let members = in_order(&now);
     let voters = members.iter().filter(|node| node.voter).count();
     match format {
-        Format::Json => output::json(&json!({ "nodes": members.len(), "voters": voters, "removed": removed }))?,
+        Format::Json => output::json(&Scaled { nodes: members.len(), voters, removed: removed.clone() })?,
         Format::Table => {
             output::line(&format!("the cluster has {} nodes, {voters} of them vote", members.len()))?;
             if !removed.is_empty() {
