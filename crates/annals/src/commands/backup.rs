@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use annals_backup::create::{self, Wanted};
 use annals_backup::place::State;
 use annals_backup::restore::{self, Until};
-use annals_backup::{Error, Kind, Manifest, Place, Position, time, verify};
+use annals_backup::{Error, Kind, Manifest, Place, Position, rfc3339, verify};
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
@@ -243,7 +243,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Restore { from, backup, data, to_position, to_time, node_address } => {
             let until = match (to_position, to_time) {
                 (Some(position), _) => Until::Position(Position::new(position)),
-                (None, Some(text)) => Until::Time(time::parse(&text).ok_or_else(|| {
+                (None, Some(text)) => Until::Time(rfc3339::parse(&text).ok_or_else(|| {
                     Failure::usage(format!("\"{text}\" is no time: write it as 2026-01-01T12:00:00Z"))
                 })?),
                 (None, None) => Until::End,
@@ -267,12 +267,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
                     data,
                     position: position.get(),
                     hash: done.restored.chain_hash.to_string(),
-                    created: (position > Position::START).then(|| Time::of_text(time::rfc3339(done.reached.created))),
+                    created: (position > Position::START).then(|| Time::of_text(rfc3339::exact(done.reached.created))),
                     backups: done.backups,
                 })?);
             }
             output::line(&format!("cluster  {cluster} (new), node 1 at {node_address}"))?;
-            output::line(&format!("events   {position}, the last of {}", time::rfc3339(done.reached.created)))?;
+            output::line(&format!("events   {position}, the last of {}", rfc3339::exact(done.reached.created)))?;
             output::line(&format!("hash     {}, as in the backup", done.restored.chain_hash))?;
             Ok(output::line(&format!("start    annals serve --data {} --node-address {node_address}", data.display()))?)
         }
@@ -344,7 +344,7 @@ fn row(manifest: &Manifest, state: &str) -> Vec<String> {
 
 fn last_event(manifest: &Manifest) -> Option<String> {
     let ticks = manifest.through_created;
-    (ticks > 0).then(|| time::rfc3339(annals_backup::Timestamp::from_ticks(ticks)))
+    (ticks > 0).then(|| rfc3339::exact(annals_backup::Timestamp::from_ticks(ticks)))
 }
 
 impl From<&Manifest> for Told {
