@@ -138,8 +138,29 @@ impl Printed {
 /// Nothing is printed that the schema does not name.
 fn strict(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else { return };
-    if object.contains_key("properties") {
-        object.entry("additionalProperties").or_insert(Value::Bool(false));
+    if let Some(Value::String(description)) = object.get_mut("description") {
+        *description = description.replace('\n', " ");
+    }
+    let required = object.get("required").cloned().unwrap_or_default();
+    let is_required = |name: &str| required.as_array().is_some_and(|names| names.iter().any(|known| known == name));
+    let Some(Value::Object(properties)) = object.get_mut("properties") else { return };
+    properties.iter_mut().filter(|(name, _)| !is_required(name)).for_each(|(_, property)| never_null(property));
+    object.entry("additionalProperties").or_insert(Value::Bool(false));
+}
+
+/// What may be left out is left out where there is nothing: it is never null.
+fn never_null(property: &mut Value) {
+    let Some(object) = property.as_object_mut() else { return };
+    let is_null = |value: &Value| *value == "null" || value.get("type").is_some_and(|kind| kind == "null");
+    let without = |values: &Value| -> Option<Vec<Value>> {
+        Some(values.as_array()?.iter().filter(|value| !is_null(value)).cloned().collect())
+    };
+    if let Some([one]) = object.get("type").and_then(without).as_deref() {
+        object.insert("type".to_owned(), one.clone());
+    }
+    if let Some([Value::Object(one)]) = object.get("anyOf").and_then(without).as_deref() {
+        object.remove("anyOf");
+        object.extend(one.clone());
     }
 }
 
@@ -202,7 +223,8 @@ mod tests {
                     assert_eq!(object.get("additionalProperties"), Some(&Value::Bool(false)), "{place}");
                     assert!(object.contains_key("required"), "{place}");
                     for (name, property) in properties {
-                        let described = property.get("description").and_then(Value::as_str).is_some_and(|d| !d.is_empty());
+                        let described =
+                            property.get("description").and_then(Value::as_str).is_some_and(|d| !d.is_empty());
                         assert!(described, "{place}.{name} says nothing of itself");
                     }
                 }

@@ -141,7 +141,8 @@ impl Figures {
     }
 
     fn rate(self, name: &str, description: &str) -> Self {
-        self.count(name, &format!("{description}.")).number(&format!("{name}_per_second"), &format!("{description}, a second."))
+        self.count(name, &format!("{description}."))
+            .number(&format!("{name}_per_second"), &format!("{description}, a second."))
     }
 
     /// Nothing has no percentiles: they are there where something was measured.
