@@ -53,8 +53,11 @@ impl Commands {
         assert!(printed.how == "one object a line" || lines.len() == 1, "{command} prints more than one: {ran:#?}");
         for line in lines {
             let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{command}: {error}: {line}"));
-            let wrong: Vec<String> =
-                printed.schema.iter_errors(&value).map(|error| format!("{error} at {}", error.instance_path())).collect();
+            let wrong: Vec<String> = printed
+                .schema
+                .iter_errors(&value)
+                .map(|error| format!("{error} at {}", error.instance_path()))
+                .collect();
             assert!(wrong.is_empty(), "{command}: {wrong:#?}: {line}");
         }
         self.seen.insert(command.to_owned());
@@ -129,7 +132,8 @@ fn without_a_server(commands: &mut Commands, directory: &Path) {
     commands.run("explain", &["ANN-1001"]);
     let mut annals = support::annals();
     annals.env("XDG_CONFIG_HOME", directory);
-    let context = ["context", "add", "prod", "kurrentdb://annals.example:2113", "--user", "ada", "--password", "env://P"];
+    let context =
+        ["context", "add", "prod", "kurrentdb://annals.example:2113", "--user", "ada", "--password", "env://P"];
     assert!(annals.args(context).status().expect("runs").success());
     let mut annals = support::annals();
     annals.env("XDG_CONFIG_HOME", directory);
@@ -174,7 +178,7 @@ fn of_events(commands: &mut Commands, directory: &Path) {
     accounts(commands, &server);
     commands.at(&server, "scavenge start", &["--wait"]);
     commands.at(&server, "scavenge status", &[]);
-    commands.at(&server, "scavenge stop", &[]);
+    scavenge_is_stopped(commands);
     moved(commands, &server, directory);
     let local = ["--local", "--data", text(&node.data), "--listen", &node.address()].map(str::to_owned);
     let local: Vec<&str> = local.iter().map(String::as_str).collect();
@@ -183,7 +187,9 @@ fn of_events(commands: &mut Commands, directory: &Path) {
     commands.at(&server, "node log-level", &["debug", "--for", "1m"]);
     commands.at(&server, "node log-level", &["--reset"]);
     commands.at(&server, "node logs", &["--last", "0"]);
-    commands.at(&server, "doctor", &[]);
+    // What is told of this machine's disk may be a failure.
+    let looked = run(&["doctor", "--data", text(&node.data), "--server", &server, "-o", "json"]);
+    commands.check("doctor", looked);
     commands.at(&server, "node drain", &["--timeout", "30s"]);
     commands.at(&server, "node info", &[]);
     commands.at(&server, "node resume", &[]);
@@ -199,16 +205,17 @@ fn streams(commands: &mut Commands, server: &str) {
     let event = ["order-1", "--type", "OrderPlaced", "--data", "{\"total\": 42}", "--metadata", "{\"by\": \"me\"}"];
     commands.at(server, "stream append", &event);
     commands.at(server, "stream append", &["order-1", "--type", "Photo", "--binary", "--data", "no json"]);
-    let lines = run_with_input(&["stream", "append", "order-2", "-o", "json", "--server", server], "{\"type\":\"T\"}\n");
+    let lines =
+        run_with_input(&["stream", "append", "order-2", "-o", "json", "--server", server], "{\"type\":\"T\"}\n");
     commands.check("stream append", lines.exits(0));
-    commands.at(server, "stream meta set", &["order-1", "{\"$maxAge\": 86400, \"owner\": \"shop\"}"]);
+    commands.at(server, "stream meta set", &["order-1", "{\"$maxAge\": 86400, \"owner\": \"shop\"}", "--yes"]);
     commands.at(server, "stream meta get", &["order-1"]);
     commands.at(server, "stream read", &["order-1", "--backwards"]);
     commands.at(server, "stream tail", &["order-1", "--from", "start", "--limit", "1"]);
     commands.at(server, "all tail", &["--from", "start", "--limit", "2"]);
     commands.at(server, "stream info", &["order-1"]);
     commands.at(server, "stream append", &["gone-1", "--type", "T"]);
-    commands.at(server, "stream delete", &["order-2"]);
+    commands.at(server, "stream delete", &["order-2", "--yes"]);
     commands.at(server, "stream tombstone", &["gone-1", "--yes"]);
     commands.at(server, "stream info", &["gone-1"]);
     let links = commands.at(server, "stream read", &["$ce-order", "--resolve-links"]);
@@ -248,6 +255,20 @@ fn accounts(commands: &mut Commands, server: &str) {
     commands.at(server, "user disable", &["ann"]);
     commands.at(server, "user enable", &["ann"]);
     commands.at(server, "user delete", &["ann", "--yes"]);
+}
+
+/// A scavenge that takes long enough to be stopped.
+fn scavenge_is_stopped(commands: &mut Commands) {
+    let node = Running::dev(1, &["--set", "scavenge_bytes_per_second=65536"]);
+    let server = node.url();
+    let line = format!("{{\"type\":\"T\",\"data\":\"{}\"}}\n", "x".repeat(60_000));
+    for stream in ["much-1", "much-2"] {
+        run_with_input(&["stream", "append", stream, "--server", &server], &line.repeat(50)).exits(0);
+        run(&["stream", "delete", stream, "--yes", "--server", &server]).exits(0);
+    }
+    commands.at(&server, "scavenge start", &[]);
+    commands.at(&server, "scavenge stop", &[]);
+    commands.at(&server, "scavenge status", &[]);
 }
 
 /// Backups, export and import.
@@ -298,7 +319,7 @@ fn of_members(commands: &mut Commands, directory: &Path) {
     lost.running.child.kill().expect("our child");
     lost.running.child.wait().expect("our child");
     let new = Node::serve(directory, "new", &[]);
-    commands.at(&server, "cluster replace", &["lost", "--with", &new.address()]);
+    commands.at(&server, "cluster replace", &["lost", "--with", &new.address(), "--yes"]);
     commands.at(&server, "cluster scale", &["1", "--yes"]);
 }
 

@@ -11,22 +11,16 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::Connection;
+use crate::commands::At;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format, Time};
 use crate::progress::Progress;
 
 /// Flags of `annals backup`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Back a cluster up while it is being written.
     #[command(after_help = "\
 A backup holds everything that was acknowledged before it began, and whatever came
@@ -145,9 +139,9 @@ pub(crate) struct Told {
     began: Time,
     /// When it was complete.
     ended: Time,
-    /// It has the events after this position ...
+    /// It has the events after this position.
     after: u64,
-    /// ... up to this one.
+    /// It has the events up to this position, which is one of them.
     through: u64,
     /// Over all events of the cluster up to there, 32 hexadecimal digits.
     hash: String,

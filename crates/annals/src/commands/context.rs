@@ -1,8 +1,10 @@
 //! `annals context`: servers by name.
 
+use clap_complete::engine::ArgValueCandidates;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::complete;
 use crate::contexts::{Context, Contexts};
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -57,7 +59,7 @@ Examples:
   annals context select -             # the one before")]
     Select {
         /// Its name; `-` is the one before.
-        #[arg(allow_hyphen_values = true)]
+        #[arg(allow_hyphen_values = true, add = ArgValueCandidates::new(complete::contexts))]
         name: String,
     },
     /// Forget a context. The server is not concerned.
@@ -67,6 +69,7 @@ Examples:
   annals context rm prod && annals context ls")]
     Rm {
         /// Its name.
+        #[arg(add = ArgValueCandidates::new(complete::contexts))]
         name: String,
     },
 }

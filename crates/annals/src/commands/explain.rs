@@ -1,9 +1,11 @@
 //! `annals explain`: what an error code means and what to do about it.
 
+use clap_complete::engine::ArgValueCandidates;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::codes::{PAGES, title};
+use crate::complete;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
@@ -15,6 +17,7 @@ Examples:
   annals explain                     # all codes, a line each")]
 pub(crate) struct Arguments {
     /// The code, as an error shows it; `1003` and `ann-1003` mean the same.
+    #[arg(add = ArgValueCandidates::new(complete::codes))]
     code: Option<String>,
 
     /// How to print it.

@@ -114,7 +114,8 @@ pub(crate) struct Imported {
     events_per_second: f64,
     /// Over what was sent, 32 hexadecimal digits.
     sent_hash: String,
-    /// Events that were found afterwards; null if nobody looked (--no-verify), as below.
+    /// Events that were found afterwards; null, as all of what was found: nobody looked
+    /// (--no-verify).
     found_events: Option<u64>,
     /// Over what was found, 32 hexadecimal digits.
     found_hash: Option<String>,

@@ -126,12 +126,7 @@ fn tell_level(reply: &LogLevelReply, format: Format) -> std::io::Result<()> {
     let LogLevelReply { directives, configured, ends, node } = reply;
     let ends = Time::unless_never(*ends);
     if format == Format::Json {
-        return output::json(&Level {
-            node: *node,
-            level: directives.clone(),
-            configured: configured.clone(),
-            ends,
-        });
+        return output::json(&Level { node: *node, level: directives.clone(), configured: configured.clone(), ends });
     }
     if directives == configured {
         return output::line(&format!("node {node} logs {directives}, as configured"));

@@ -14,23 +14,16 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Connection;
-use crate::commands::logs;
+use crate::commands::{At, logs};
 use crate::duration::time;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format, Time};
 
 /// Flags of `annals node`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Get a node out of everybody's way before it is restarted.
     #[command(after_help = "\
 The node takes the cluster's maintenance lease and waits for it while another
@@ -91,7 +84,7 @@ Examples:
 
 /// How the node on this machine is found.
 #[derive(clap::Args)]
-struct Local {
+pub(crate) struct Local {
     /// The node that is configured here, in the environment and in files, over loopback,
     /// with the token that it leaves in its data directory.
     #[arg(long)]
@@ -181,11 +174,11 @@ pub(crate) struct Info {
     leader: Option<u64>,
     /// Raft's term.
     term: u64,
-    /// The index of the last entry known to be on a majority of the voters, ...
+    /// The index of the last entry known to be on a majority of the voters.
     committed_index: u64,
-    /// ... of the last one applied ...
+    /// The index of the last entry that it has applied.
     applied_index: u64,
-    /// ... and of the last one in its log.
+    /// The index of the last entry of its log.
     last_log_index: u64,
     /// The position of the newest event that it has applied; 0: none.
     tail: u64,
@@ -249,11 +242,9 @@ fn tell(step: &DrainProgress, format: Format) -> std::io::Result<()> {
     let seconds = step.elapsed_ms as f64 / 1_000.0;
     match format {
         Format::Table => output::line(&format!("{seconds:7.1} s  {}", step.text)),
-        Format::Json => output::json(&Drained {
-            step: name(step.step()),
-            text: step.text.clone(),
-            elapsed_ms: step.elapsed_ms,
-        }),
+        Format::Json => {
+            output::json(&Drained { step: name(step.step()), text: step.text.clone(), elapsed_ms: step.elapsed_ms })
+        }
     }
 }
 

@@ -5,32 +5,28 @@ use std::time::Duration;
 use annals_client::{Client, Cursor, Direction, Group, Item, NewGroup, ReadOptions, Resolved, Source};
 use annals_proto::event_store::client::persistent_subscriptions::SubscriptionInfo;
 use annals_proto::event_store::client::persistent_subscriptions::subscription_info::ConnectionInfo;
+use clap_complete::engine::ArgValueCandidates;
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::Connection;
-use crate::commands::{confirm, cursor};
+use crate::commands::{At, cursor};
+use crate::complete;
+use crate::consent::Consent;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format, Time};
 
 /// Flags of `annals psub`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 /// Which group.
 #[derive(clap::Args)]
-struct Which {
+pub(crate) struct Which {
     /// The stream or index that feeds the group, $all for everything.
-    #[arg(value_name = "SOURCE")]
+    #[arg(value_name = "SOURCE", add = ArgValueCandidates::new(complete::sources))]
     source: String,
     /// The group.
+    #[arg(add = ArgValueCandidates::new(complete::groups))]
     group: String,
 }
 
@@ -41,7 +37,7 @@ impl Which {
 }
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Define a group.
     #[command(after_help = "\
 Examples:
@@ -80,6 +76,7 @@ Examples:
   annals psub ls orders-1 -o json")]
     Ls {
         /// Only groups that this stream, index or $all feeds.
+        #[arg(add = ArgValueCandidates::new(complete::sources))]
         source: Option<String>,
     },
     /// How a group and its consumers do.
@@ -99,9 +96,8 @@ Examples:
     Delete {
         #[command(flatten)]
         which: Which,
-        /// Do not ask.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Print the parked events of a group, with the reasons.
     #[command(after_help = "\
@@ -138,9 +134,8 @@ Examples:
         /// Only so many, the oldest. Default: all.
         #[arg(long, value_name = "N")]
         count: Option<u64>,
-        /// Do not ask.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
 }
 
@@ -164,7 +159,7 @@ pub(crate) struct Parked {
     reason: String,
     /// When it was parked, where that is told.
     added: Option<Time>,
-    /// The stream of the event; null, as below: the event is gone.
+    /// The stream of the event; null, as all of the event: it is gone.
     stream: Option<String>,
     /// Its place in that stream.
     stream_revision: Option<u64>,
@@ -255,8 +250,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Ls { source } => list(&groups.list(source.as_deref()).await?, format)?,
         Command::Info { which } => info(&groups.info(&which.group()).await?, format)?,
-        Command::Delete { which, yes } => {
-            confirm(yes, &format!("Delete the group {} on {}?", which.group, which.source))?;
+        Command::Delete { which, consent } => {
+            let what = "with its checkpoint and its parked events";
+            consent.ask(&format!("this deletes the group {} on {} {what}", which.group, which.source), &which.group)?;
             groups.delete(&which.group()).await?;
             done(&which, "is deleted", format)?;
         }
@@ -270,9 +266,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             groups.replay(&which.group(), before).await?;
             done(&which, "replays", format)?;
         }
-        Command::DropParked { which, count, yes } => {
-            let what = count.map_or_else(|| "all".to_owned(), |count| format!("the oldest {count}"));
-            confirm(yes, &format!("Drop {what} of the parked events of {} on {}?", which.group, which.source))?;
+        Command::DropParked { which, count, consent } => {
+            let these = count.map_or_else(|| "all".to_owned(), |count| format!("the oldest {count}"));
+            let what = format!("this drops {these} of the parked events of {} on {}", which.group, which.source);
+            consent.ask(&what, &which.group)?;
             let before = oldest(&client, &which.group(), count).await?;
             groups.drop_parked(&which.group(), before).await?;
             done(&which, "has dropped them", format)?;

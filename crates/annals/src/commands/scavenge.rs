@@ -9,7 +9,7 @@ use annals_proto::annals::v1::scavenge_reply::Phase;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::Connection;
+use crate::commands::At;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format, Time};
 
@@ -17,17 +17,10 @@ use crate::output::{self, Format, Time};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Flags of `annals scavenge`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Start a scavenge of the whole cluster, unless one runs.
     #[command(after_help = "\
 What goes for good: events of deleted streams, events that $maxCount or $tb hide, and

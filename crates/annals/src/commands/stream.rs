@@ -2,17 +2,17 @@
 
 mod append;
 
-use std::io::{IsTerminal as _, Write as _};
-
 use annals_client::{Client, Cursor, Direction, Error, Expected, Item, ReadOptions, Resolved, Source};
 use annals_proto::annals::v1::list_streams_reply::Stream;
+use clap_complete::engine::ArgValueCompleter;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use self::append::{Append, append};
-use crate::Connection;
-use crate::commands::{cursor, follow, print};
+use crate::commands::{At, cursor, follow, print};
+use crate::complete;
+use crate::consent::Consent;
 use crate::events::{Events, Numbering};
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format, Time};
@@ -21,17 +21,10 @@ use crate::output::{self, Format, Time};
 const LIST_PAGE: u32 = 1_000;
 
 /// Flags of `annals stream`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Append one event, or many from standard input.
     #[command(after_help = "\
 Without --type, standard input holds one JSON object per line:
@@ -55,6 +48,7 @@ Examples:
   annals stream tail '$ce-orders' --resolve-links --from start -o json")]
     Tail {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
         /// Where to begin: start, end, or after a revision.
         #[arg(long, value_parser = cursor, default_value = "end")]
@@ -92,19 +86,23 @@ Examples:
   annals stream info orders-1 -o json")]
     Info {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
     },
     /// Hide all events of a stream. It can be written again.
     #[command(after_help = "\
 Examples:
   annals stream delete orders-1
-  annals stream delete orders-1 --expect 41")]
+  annals stream delete orders-1 --expect 41 --yes")]
     Delete {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
         /// The state it must be in: any, no-stream, exists, or its last revision.
         #[arg(long, value_parser = expected, default_value = "any")]
         expect: Expected,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// End a stream for ever. It can never be written again.
     #[command(after_help = "\
@@ -113,13 +111,13 @@ Examples:
   annals stream tombstone orders-1 --expect 41 --yes")]
     Tombstone {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
         /// The state it must be in: any, no-stream, exists, or its last revision.
         #[arg(long, value_parser = expected, default_value = "any")]
         expect: Expected,
-        /// Do not ask.
-        #[arg(short, long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// The metadata of a stream.
     Meta {
@@ -129,8 +127,9 @@ Examples:
 }
 
 #[derive(clap::Args)]
-struct Read {
+pub(crate) struct Read {
     /// The stream.
+    #[arg(add = ArgValueCompleter::new(complete::streams))]
     stream: String,
     /// Where to begin: start, end, or a revision (inclusive).
     #[arg(long, value_parser = cursor)]
@@ -147,7 +146,7 @@ struct Read {
 }
 
 #[derive(clap::Subcommand)]
-enum Meta {
+pub(crate) enum Meta {
     /// Print it.
     #[command(after_help = "\
 Examples:
@@ -155,21 +154,28 @@ Examples:
   annals stream meta get orders-1 -o json")]
     Get {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
     },
     /// Set it, whole: what is not given is gone.
     #[command(after_help = "\
+$maxAge, $maxCount and $tb hide events, and the next scavenge takes those for good: a
+stream that has events is asked about before one of these is changed.
+
 Examples:
-  annals stream meta set orders-1 '{\"$maxCount\": 100}'
+  annals stream meta set orders-1 '{\"$maxCount\": 100}' --yes
   annals stream meta set orders-1 '{\"$maxAge\": 86400, \"owner\": \"shop\"}'")]
     Set {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
         /// The metadata.
         json: String,
         /// The state the metastream must be in: any, no-stream, exists, or its last revision.
         #[arg(long, value_parser = expected, default_value = "any")]
         expect: Expected,
+        #[command(flatten)]
+        consent: Consent,
     },
 }
 
@@ -224,7 +230,8 @@ pub(crate) struct Described {
     state: &'static str,
     /// The revision of its last event, visible or not; null: it has none.
     last_revision: Option<u64>,
-    /// The revision of the first event that readers see; null, as below: there is none.
+    /// The revision of the first event that readers see; null, as the other properties of
+    /// what readers see: there is none.
     first_visible_revision: Option<u64>,
     /// When that was written.
     first_created: Option<Time>,
@@ -258,14 +265,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Ls { prefix, after, limit, system } => ls(&client, &prefix, after, limit, system, format).await,
         Command::Info { stream } => info(&client, &stream, format).await,
-        Command::Delete { stream, expect } => {
+        Command::Delete { stream, expect, consent } => {
+            consent.ask(&format!("this hides all events of the stream {stream}"), &stream)?;
             let deleted = client.delete(&stream, expect).await?;
             written(&stream, "deleted", None, deleted.position, 0, format)
         }
-        Command::Tombstone { stream, expect, yes } => {
-            if !yes {
-                confirm(&stream)?;
-            }
+        Command::Tombstone { stream, expect, consent } => {
+            consent.ask(&format!("this ends the stream {stream} for ever"), &stream)?;
             let ended = client.tombstone(&stream, expect).await?;
             written(&stream, "ended for ever", None, ended.position, 0, format)
         }
@@ -279,9 +285,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             }
             None => Err(Failure::new(Code::NotFound, anyhow::anyhow!("stream \"{stream}\" has no metadata"))),
         },
-        Command::Meta { command: Meta::Set { stream, json, expect } } => {
-            serde_json::from_str::<Metadata>(&json)
+        Command::Meta { command: Meta::Set { stream, json, expect, consent } } => {
+            let metadata = serde_json::from_str::<Metadata>(&json)
                 .map_err(|error| Failure::usage(format!("metadata must be a JSON object: {error}")))?;
+            if let Some(key) = hiding(&client, &stream, &metadata).await? {
+                consent.ask(&format!("this changes {key} of the stream {stream}, which may hide events"), &stream)?;
+            }
             let done = client.set_metadata(&stream, expect, json).await?;
             written(&stream, "metadata set", done.revision, done.position, 1, format)
         }
@@ -434,14 +443,15 @@ async fn end(client: &Client, stream: &str, direction: Direction) -> Result<Opti
     }
 }
 
-/// Lets the name be typed: what is ended can never be written again.
-fn confirm(stream: &str) -> Result<(), Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("this ends the stream for ever: say --yes"));
+/// What of the new metadata may hide events that readers see now.
+async fn hiding(client: &Client, stream: &str, new: &Metadata) -> Result<Option<&'static str>, Failure> {
+    const HIDE: [&str; 3] = ["$maxAge", "$maxCount", "$tb"];
+    if !HIDE.iter().any(|key| new.contains_key(*key)) || end(client, stream, Direction::Forwards).await?.is_none() {
+        return Ok(None);
     }
-    eprint!("This ends the stream for ever. Type its name to go on: ");
-    std::io::stderr().flush()?;
-    let mut typed = String::new();
-    std::io::stdin().read_line(&mut typed)?;
-    if typed.trim() == stream { Ok(()) } else { Err(Failure::new(Code::Failed, anyhow::anyhow!("nothing was done"))) }
+    let before = match client.metadata(stream).await? {
+        Some((_, json)) => serde_json::from_slice(&json).unwrap_or_default(),
+        None => Metadata::new(),
+    };
+    Ok(HIDE.into_iter().find(|key| new.contains_key(*key) && new.get(*key) != before.get(*key)))
 }

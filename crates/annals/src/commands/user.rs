@@ -4,26 +4,21 @@
 use std::io::{IsTerminal as _, Read as _};
 
 use annals_client::{User, Users};
+use clap_complete::engine::ArgValueCandidates;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::Connection;
-use crate::commands::confirm;
+use crate::commands::At;
+use crate::complete;
+use crate::consent::Consent;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
 /// Flags of `annals user`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// List accounts.
     #[command(after_help = "\
 Examples:
@@ -37,6 +32,7 @@ Examples:
   annals user show ann -o json")]
     Show {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
     },
     /// Make an account. Asks for its password.
@@ -64,6 +60,7 @@ Examples:
   annals user update ann --full-name 'Ann Other'")]
     Update {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
         /// The person's name. Default: as it is.
         #[arg(long, value_name = "NAME")]
@@ -82,6 +79,7 @@ Examples:
   annals user password ann --password-stdin < secret")]
     Password {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
         /// Take the password from standard input.
         #[arg(long)]
@@ -94,6 +92,7 @@ Examples:
   annals user disable ann -o json")]
     Disable {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
     },
     /// Its credentials count again.
@@ -103,6 +102,7 @@ Examples:
   annals user enable ann -o json")]
     Enable {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
     },
     /// Remove an account.
@@ -112,10 +112,10 @@ Examples:
   annals user delete ann --yes")]
     Delete {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
-        /// Do not ask.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
 }
 
@@ -171,8 +171,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             users.enable(&login).await?;
             done(&login, "is enabled", format)?;
         }
-        Command::Delete { login, yes } => {
-            confirm(yes, &format!("Delete the account {login}?"))?;
+        Command::Delete { login, consent } => {
+            consent.ask(&format!("this deletes the account {login}"), &login)?;
             users.delete(&login).await?;
             done(&login, "is deleted", format)?;
         }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use annals_server::verify::{self, Audience, Record, Verification, VerifyError};
@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let dump: Option<Box<dyn Write>> = match &arguments.dump {
         None => None,
         Some(_) if to_stdout => Some(Box::new(io::stdout().lock())),
-        Some(file) => Some(Box::new(File::create(file)?)),
+        Some(file) => Some(Box::new(create(file)?)),
     };
     let mut reader =
         Reader { dump: dump.map(|dump| BufWriter::with_capacity(DUMP_BUFFER, dump)), said: Instant::now() };
@@ -89,6 +89,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         1 => Err(Failure::new(Code::Conflict, anyhow::anyhow!("there is 1 problem"))),
         count => Err(Failure::new(Code::Conflict, anyhow::anyhow!("there are {count} problems"))),
     }
+}
+
+/// A file that was not there: what is there is not overwritten.
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create_new(path).map_err(|error| {
+        let (code, hint) = match error.kind() {
+            io::ErrorKind::AlreadyExists => (Code::Conflict, ": it is there already; remove it, or name another file"),
+            _ => (Code::Failed, ""),
+        };
+        Failure::new(code, anyhow::Error::new(error).context(format!("cannot write {}{hint}", path.display())))
+    })
 }
 
 /// Who is told while the files are read.
@@ -130,7 +141,7 @@ impl Audience for Reader {
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Verified {
-    /// Its cluster; null, as the next two: the directory belongs to no node yet.
+    /// Its cluster; null, as node and incarnation: the directory belongs to no node yet.
     cluster: Option<Uuid>,
     /// Its id.
     node: Option<u64>,

@@ -1,9 +1,10 @@
 //! `annals cluster hash`: whether all nodes hold the same events.
 
-use annals_client::{Client, Cluster, Host, Settings};
+use annals_client::{Cluster, Settings};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::commands::alone;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
@@ -48,11 +49,8 @@ pub(super) async fn run(
     let members = cluster.status().await?.nodes;
     let mut peers = Vec::new();
     for member in members {
-        let (name, port) = member.address.rsplit_once(':').unwrap_or((&member.address, "2113"));
-        let port = port.parse().unwrap_or(annals_client::connection_string::DEFAULT_PORT);
-        let host = Host { name: name.trim_matches(['[', ']']).to_owned(), port };
-        let alone = Settings { hosts: vec![host], discover: false, ..settings.clone() };
-        peers.push(Peer { id: member.id, address: member.address, cluster: Client::new(alone).cluster() });
+        let cluster = alone(settings, &member.address).cluster();
+        peers.push(Peer { id: member.id, address: member.address, cluster });
     }
     let position = match position {
         Some(position) => position,

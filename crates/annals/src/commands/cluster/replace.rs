@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::progress::Progress;
 use super::{names, status::lag};
+use crate::consent::Consent;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
@@ -28,11 +29,14 @@ pub(super) async fn run(
     cluster: &Cluster,
     old: &str,
     with: &str,
+    consent: &Consent,
     mut progress: Progress,
     format: Format,
 ) -> Result<(), Failure> {
     let before = progress.status(cluster).await?;
     let old = names::node(&before, old)?.clone();
+    let what = format!("this gives {} (node {}) up for good, with what is on its disk", old.name, old.id);
+    consent.ask(&what, &old.name)?;
     let new = loop {
         match cluster.replace(old.id, with).await {
             Ok(new) => break new,

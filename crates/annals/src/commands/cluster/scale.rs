@@ -11,13 +11,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::progress::Progress;
-use crate::commands::confirm;
+use crate::consent::Consent;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
 pub(super) struct Wanted {
     pub(super) nodes: usize,
-    pub(super) yes: bool,
+    pub(super) consent: Consent,
     pub(super) no_wait: bool,
 }
 
@@ -48,7 +48,12 @@ pub(super) async fn run(
     if members.len() > wanted.nodes {
         let going: Vec<Node> = members.iter().rev().take(members.len() - wanted.nodes).cloned().collect();
         let list: Vec<String> = going.iter().map(|node| format!("{} (node {})", node.name, node.id)).collect();
-        confirm(wanted.yes, &format!("Remove {} from the cluster for good?", list.join(", then ")))?;
+        let name = match &going[..] {
+            [one] => one.name.clone(),
+            several => format!("remove {} nodes", several.len()),
+        };
+        let what = format!("this removes {} from the cluster for good", list.join(", then "));
+        wanted.consent.ask(&what, &name)?;
         for node in going {
             remove(cluster, &node, &mut progress).await?;
             eprintln!("{} (node {}) is removed", node.name, node.id);

@@ -50,17 +50,17 @@ pub(crate) struct Status {
     leader: Option<u64>,
     /// The position of the newest event that this node has applied; 0: none.
     tail: u64,
-    /// The index of the last entry of this node's log, ...
+    /// The index of the last entry of this node's log.
     last_log_index: u64,
-    /// ... of the last one known to be on a majority of the voters, ...
+    /// The index of the last entry known to be on a majority of the voters.
     committed_index: u64,
-    /// ... of the last one applied, ...
+    /// The index of the last entry that this node has applied.
     applied_index: u64,
-    /// ... of the last one in the state's files, ...
+    /// The index of the last entry in the files of this node's state.
     durable_index: u64,
-    /// ... of the last one in a snapshot; 0: there is none, ...
+    /// The index of the last entry in this node's snapshot; 0: there is none.
     snapshot_index: u64,
-    /// ... and of the last one that the log has given up; 0: none.
+    /// The index of the last entry that this node's log has given up; 0: none.
     purged_index: u64,
     /// So many nodes get a vote by themselves.
     voters_max: u32,

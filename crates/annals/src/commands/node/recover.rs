@@ -1,6 +1,5 @@
 //! `annals node recover`: going on with one node's disk when a quorum is lost.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use annals_server::recover::{self, RecoverError, Recovery, Survivor};
@@ -8,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::consent;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
@@ -29,7 +29,7 @@ empty their directories and add them anew (annals cluster add).
 Examples:
   annals node recover --data /var/lib/annals --unsafe-new-membership node-1.example:2113
   annals node recover --data /var/lib/annals --unsafe-new-membership node-1.example:2113 --yes-lose-data")]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The stopped node's data directory.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -95,10 +95,13 @@ pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), Failure> 
     if format == Format::Table {
         describe(&survivor)?;
     }
-    confirm(arguments.yes_lose_data)?;
+    if !arguments.yes_lose_data {
+        consent::ask("this cannot be taken back", WORDS, "--yes-lose-data")?;
+    }
     let recovered = recovery.carry_out(address, recover::now()).map_err(refused)?;
     if format == Format::Json {
-        let member = |(id, address, voter): &(u64, String, bool)| Member { id: *id, address: address.clone(), voter: *voter };
+        let member =
+            |(id, address, voter): &(u64, String, bool)| Member { id: *id, address: address.clone(), voter: *voter };
         return Ok(output::json(&Outcome {
             former_cluster: survivor.cluster,
             cluster: recovered.cluster,
@@ -171,22 +174,6 @@ fn describe(survivor: &Survivor) -> std::io::Result<()> {
         ))?;
     }
     Ok(())
-}
-
-fn confirm(yes: bool) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("say --yes-lose-data: there is nobody to ask"));
-    }
-    eprint!("\nThis cannot be taken back. Type `{WORDS}` to go on: ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    match answer.trim() {
-        WORDS => Ok(()),
-        _ => Err(Failure::new(Code::Failed, anyhow::anyhow!("not confirmed, and nothing was changed"))),
-    }
 }
 
 fn refused(error: RecoverError) -> Failure {

@@ -5,12 +5,14 @@ use std::io::IsTerminal as _;
 use annals_client::{Client, Error, Expected, NewEvent};
 use anyhow::Context as _;
 use bytes::Bytes;
+use clap_complete::engine::ArgValueCompleter;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use uuid::Uuid;
 
 use super::{expected, written};
+use crate::complete;
 use crate::failure::Failure;
 use crate::output::Format;
 
@@ -20,8 +22,9 @@ const BATCH_EVENTS: usize = 500;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 #[derive(clap::Args)]
-pub(super) struct Append {
+pub(crate) struct Append {
     /// The stream.
+    #[arg(add = ArgValueCompleter::new(complete::streams))]
     stream: String,
     /// The event's type.
     #[arg(long = "type", value_name = "TYPE")]
