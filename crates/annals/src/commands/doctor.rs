@@ -4,8 +4,11 @@
 //! finds. A warning is what works today and may not tomorrow; only failures count for
 //! the exit code.
 
+mod certificates;
+mod clocks;
 mod cluster;
 mod machine;
+mod names;
 
 use std::path::PathBuf;
 
@@ -19,8 +22,9 @@ use crate::output::{self, Format};
 /// Flags of `annals doctor`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Looks at the server from here, as a client would: every member must answer at the
-address that it tells clients. With --data also at this machine, for who runs a node on
+Looks at the server from here, as a client would: names must have addresses, certificates
+must hold, every member must answer at the address that it tells clients, and clocks must
+agree. Each finding has a code that `annals explain` tells more of. With --data also at this machine, for who runs a node on
 it. Exit code 6 if something fails.
 
 Examples:
@@ -62,10 +66,17 @@ impl Grade {
     }
 }
 
+/// A check, and the code under which its findings are explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Check {
+    name: &'static str,
+    code: &'static str,
+}
+
 /// What a check found.
 #[derive(Debug)]
 struct Finding {
-    check: &'static str,
+    check: Check,
     grade: Grade,
     /// What is so.
     found: String,
@@ -74,15 +85,15 @@ struct Finding {
 }
 
 impl Finding {
-    fn pass(check: &'static str, found: impl Into<String>) -> Self {
+    fn pass(check: Check, found: impl Into<String>) -> Self {
         Finding { check, grade: Grade::Pass, found: found.into(), advice: "" }
     }
 
-    fn warn(check: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
+    fn warn(check: Check, found: impl Into<String>, advice: &'static str) -> Self {
         Finding { check, grade: Grade::Warn, found: found.into(), advice }
     }
 
-    fn fail(check: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
+    fn fail(check: Check, found: impl Into<String>, advice: &'static str) -> Self {
         Finding { check, grade: Grade::Fail, found: found.into(), advice }
     }
 }
@@ -95,6 +106,8 @@ pub(crate) struct Found {
     check: String,
     /// How it came out.
     grade: Grade,
+    /// The error code whose page tells more; null where the check passed.
+    code: Option<String>,
     /// What is so.
     found: String,
     /// What to do about it; null where there is nothing to do.
@@ -120,15 +133,16 @@ fn tell(findings: &[Finding], format: Format) -> Result<(), Failure> {
     for Finding { check, grade, found, advice } in findings {
         match format {
             Format::Json => output::json(&Found {
-                check: (*check).to_owned(),
+                check: check.name.to_owned(),
                 grade: *grade,
+                code: (*grade != Grade::Pass).then(|| check.code.to_owned()),
                 found: found.clone(),
                 advice: (!advice.is_empty()).then(|| (*advice).to_owned()),
             })?,
             Format::Table => {
-                output::line(&format!("{}  {check:<12}  {found}", grade.as_str()))?;
+                output::line(&format!("{}  {:<12}  {found}", grade.as_str(), check.name))?;
                 if !advice.is_empty() {
-                    output::line(&format!("                    {advice}"))?;
+                    output::line(&format!("                    {advice} (annals explain {})", check.code))?;
                 }
             }
         }
