@@ -7,9 +7,14 @@
 
 mod codes;
 mod commands;
+mod complete;
+mod consent;
 mod contexts;
 mod dev;
+#[cfg(test)]
+mod documented;
 mod duration;
+mod events;
 mod failure;
 mod layers;
 mod logging;
@@ -17,11 +22,13 @@ mod output;
 mod processor;
 mod progress;
 mod reload;
+mod schemas;
 mod serve;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
 
 use crate::commands::{
     all, backup, bench, certs, cluster, completion, config, context, doctor, explain, export, import, metrics, node,
@@ -63,7 +70,8 @@ pub(crate) struct Connection {
     server: Option<String>,
 
     /// A server by its name in `annals context ls`. Default: $ANNALS_CONTEXT.
-    #[arg(long, value_name = "NAME", global = true, conflicts_with = "server")]
+    #[arg(long, value_name = "NAME", global = true, conflicts_with = "server",
+          add = ArgValueCandidates::new(complete::contexts))]
     context: Option<String>,
 
     /// How to print what was found.
@@ -126,6 +134,7 @@ enum Command {
 const LINGER: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn main() -> ExitCode {
+    complete::answer(Cli::command);
     let cli = Cli::parse();
     if let Some(instructions) = processor::lacks() {
         eprintln!(
@@ -178,7 +187,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Context(arguments) => context::run(arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Metrics(arguments) => metrics::run(&arguments),
-        Command::Completion(arguments) => completion::run(&arguments, Cli::command()),
+        Command::Completion(arguments) => completion::run(&arguments),
         Command::Reference(arguments) => reference::run(&arguments, Cli::command()),
         Command::Version(arguments) => version::run(&arguments),
     }

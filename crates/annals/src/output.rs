@@ -1,14 +1,16 @@
 //! What commands print: tables for people, JSON for programs.
+//!
+//! Whatever is printed as JSON has a type, the type has a schema, and the schemas are
+//! checked in (`schemas.rs`): a program that reads our output can rely on its shape.
 
+use std::fmt;
 use std::io::{self, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use annals_client::{Recorded, Resolved};
 use annals_server::time::rfc3339;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use comfy_table::{ContentArrangement, Table, presets};
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// How to print what was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -20,8 +22,8 @@ pub(crate) enum Format {
 }
 
 /// Prints one line of JSON.
-pub(crate) fn json(value: &Value) -> io::Result<()> {
-    line(&value.to_string())
+pub(crate) fn json<T: Serialize + JsonSchema>(value: &T) -> io::Result<()> {
+    line(&serde_json::to_string(value)?)
 }
 
 /// Prints one line.
@@ -49,156 +51,50 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
     line(&trimmed.join("\n"))
 }
 
-/// Which number of an event comes first in its line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Numbering {
-    /// Its revision; the stream is known.
-    Revision,
-    /// Its position, and then its stream.
-    Position,
-}
+/// A point in time as it is printed: RFC 3339, in UTC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Time(String);
 
-/// Prints events one by one, as they come.
-pub(crate) struct Events {
-    format: Format,
-    numbering: Numbering,
-    headed: bool,
-}
-
-impl Events {
-    pub(crate) fn new(format: Format, numbering: Numbering) -> Self {
-        Events { format, numbering, headed: false }
+impl Time {
+    /// The time of so many ticks of 100 ns since 1970, as servers tell it.
+    pub(crate) fn of_ticks(ticks: u64) -> Self {
+        Time::from(UNIX_EPOCH + Duration::from_micros(ticks / 10))
     }
 
-    /// Prints an event.
-    pub(crate) fn print(&mut self, resolved: &Resolved) -> io::Result<()> {
-        match self.format {
-            Format::Json => line(&event_json(resolved)),
-            Format::Table => {
-                if !self.headed {
-                    self.headed = true;
-                    line(match self.numbering {
-                        Numbering::Revision => "REVISION  CREATED                      TYPE                      DATA",
-                        Numbering::Position => {
-                            "POSITION  CREATED                      STREAM                    TYPE                      DATA"
-                        }
-                    })?;
-                }
-                line(&self.row(resolved))
-            }
-        }
+    /// The same where 0 stands for never.
+    pub(crate) fn unless_never(ticks: u64) -> Option<Self> {
+        (ticks > 0).then(|| Time::of_ticks(ticks))
     }
 
-    fn row(&self, resolved: &Resolved) -> String {
-        let Some(place) = resolved.original() else { return "(nothing)".to_owned() };
-        let number = match self.numbering {
-            Numbering::Revision => place.revision,
-            Numbering::Position => place.position,
-        };
-        let Some(event) = &resolved.event else {
-            return format!(
-                "{number:>8}  {}  the event that {} links to is gone",
-                rfc3339(place.created),
-                place.stream
-            );
-        };
-        let stream = match self.numbering {
-            Numbering::Revision => String::new(),
-            Numbering::Position => format!("{:<24}  ", event.stream),
-        };
-        format!("{number:>8}  {}  {stream}{:<24}  {}", rfc3339(event.created), event.event_type, data(event))
+    /// A time that is text already.
+    pub(crate) fn of_text(text: String) -> Self {
+        Time(text)
     }
 }
 
-fn data(event: &Recorded) -> String {
-    match std::str::from_utf8(&event.data) {
-        Ok(text) if !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => text.replace(['\n', '\r'], " "),
-        Ok(_) | Err(_) => format!("({} bytes)", event.data.len()),
+impl From<SystemTime> for Time {
+    fn from(time: SystemTime) -> Self {
+        Time(rfc3339(time))
     }
 }
 
-/// An event as one line of JSON. JSON data and metadata are embedded byte for
-/// byte as far as JSON allows, anything else in base64 under another key.
-fn event_json(resolved: &Resolved) -> String {
-    let mut object = match &resolved.event {
-        Some(event) => recorded(event),
-        None => String::from("{\"event\":null"),
-    };
-    if let Some(link) = &resolved.link {
-        object.push_str(&format!(",\"link\":{}}}", recorded(link)));
-    }
-    object.push('}');
-    object
-}
-
-/// Without the closing brace.
-fn recorded(event: &Recorded) -> String {
-    let head = json!({
-        "stream": event.stream,
-        "revision": event.revision,
-        "position": event.position,
-        "id": event.id,
-        "type": event.event_type,
-        "created": rfc3339(event.created),
-        "contentType": event.content_type,
-    });
-    let mut object = head.to_string();
-    object.pop();
-    object.push_str(&payload("data", &event.data, event.is_json()));
-    if !event.metadata.is_empty() {
-        object.push_str(&payload("metadata", &event.metadata, true));
-    }
-    object
-}
-
-fn payload(key: &str, bytes: &[u8], json: bool) -> String {
-    match serde_json::from_slice::<&RawValue>(bytes) {
-        // A line is one event: line breaks inside must go.
-        Ok(value) if json && !value.get().contains(['\n', '\r']) => format!(",\"{key}\":{}", value.get()),
-        Ok(value) if json => match serde_json::from_str::<Value>(value.get()) {
-            Ok(value) => format!(",\"{key}\":{value}"),
-            Err(_) => format!(",\"{key}Base64\":\"{}\"", BASE64.encode(bytes)),
-        },
-        Ok(_) | Err(_) => format!(",\"{key}Base64\":\"{}\"", BASE64.encode(bytes)),
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::UNIX_EPOCH;
-
-    fn event(content_type: &str, data: &'static [u8]) -> Recorded {
-        Recorded {
-            stream: "s\"1".to_owned(),
-            revision: 3,
-            position: 4,
-            id: uuid::Uuid::from_u128(5),
-            event_type: "T".to_owned(),
-            created: UNIX_EPOCH,
-            content_type: content_type.to_owned(),
-            metadata: bytes::Bytes::new(),
-            data: bytes::Bytes::from_static(data),
-        }
+impl JsonSchema for Time {
+    fn inline_schema() -> bool {
+        true
     }
 
-    #[test]
-    fn every_event_is_one_line_of_valid_json() {
-        let cases: [(&str, &[u8], &str, Value); 4] = [
-            ("application/json", br#"{"a": 1.50}"#, "data", json!({"a": 1.5})),
-            ("application/json", b"{\n\"a\":1}", "data", json!({"a": 1})),
-            ("application/json", b"no json", "dataBase64", json!("bm8ganNvbg==")),
-            ("application/octet-stream", b"\x00\xff", "dataBase64", json!("AP8=")),
-        ];
-        for (content_type, data, key, expected) in cases {
-            let link = Some(event("application/octet-stream", b"0@x"));
-            let text = event_json(&Resolved { event: Some(event(content_type, data)), link });
-            assert!(!text.contains('\n'));
-            let value: Value = serde_json::from_str(&text).expect("valid");
-            assert_eq!(value[key], expected);
-            assert_eq!(value["link"]["position"], 4);
-        }
-        let gone = event_json(&Resolved { event: None, link: Some(event("", b"")) });
-        assert!(serde_json::from_str::<Value>(&gone).expect("valid")["event"].is_null());
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "format": "date-time" })
     }
 }

@@ -97,7 +97,7 @@ fn without_credentials_nothing_is_told_and_with_wrong_ones_neither() {
     for arguments in [
         &["stream", "read", "s-1"][..],
         &["stream", "append", "s-1", "--type", "T", "--data", "{}"],
-        &["stream", "delete", "s-1"],
+        &["stream", "delete", "s-1", "--yes"],
         &["all", "read"],
         &["all", "tail", "--limit", "1"],
         &["stream", "ls"],
@@ -167,13 +167,13 @@ fn accounts_have_the_rights_that_the_lists_give_them() {
         &["stream", "read", "order-1"][..],
         &["stream", "append", "order-1", "--type", "T", "--data", "{}"],
         &["stream", "meta", "set", "order-1", "{}"],
-        &["stream", "delete", "order-1"],
+        &["stream", "delete", "order-1", "--yes"],
     ] {
         let ran = nodes.run(Some(bob), arguments);
         assert!(ran.code == 1 && ran.err.contains("access denied"), "{arguments:?}: {ran:#?}");
     }
     nodes.append(ann, "order-1").exits(0);
-    assert!(nodes.run(Some(ann), &["stream", "delete", "order-1"]).err.contains("access denied"));
+    assert!(nodes.run(Some(ann), &["stream", "delete", "order-1", "--yes"]).err.contains("access denied"));
     nodes.admin(&["stream", "read", "order-1"]);
 
     let seen = |who| nodes.run(Some(who), &["stream", "ls", "-o", "json"]).exits(0).out;

@@ -82,7 +82,7 @@ fn a_cluster_comes_back_from_a_full_and_an_incremental_backup_under_a_new_identi
     let server = old.url();
     append(&server, "order-1", 300);
     append(&server, "order-2", 300);
-    old.run(&["stream", "delete", "order-2"]).exits(0);
+    old.run(&["stream", "delete", "order-2", "--yes"]).exits(0);
     let full = create(&server, &place, &[]);
     append(&server, "order-3", 50);
     let incremental = create(&server, &place, &["--incremental"]);
@@ -120,7 +120,7 @@ fn a_cluster_comes_back_from_a_full_and_an_incremental_backup_under_a_new_identi
     assert_eq!((&restored["position"], &restored["hash"]), (&incremental["through"], &incremental["hash"]));
     assert_ne!(restored["cluster"], before["cluster"]);
     let checked = run(&["verify", "--data", text(&data), "-o", "json"]).exits(0).json();
-    assert_eq!(checked["chain_hash"], incremental["hash"]);
+    assert_eq!(checked["chainHash"], incremental["hash"]);
     let again = restore(&place, &data, port, &[]);
     assert!(again.code == 1 && again.err.contains("is not empty"), "{again:?}");
 
@@ -285,7 +285,7 @@ fn a_backup_is_made_while_events_are_written_and_reclaimed() {
     let server = node.url();
     append(&server, "drop-1", 2_000);
     append(&server, "keep-1", 2_000);
-    node.run(&["stream", "delete", "drop-1"]).exits(0);
+    node.run(&["stream", "delete", "drop-1", "--yes"]).exits(0);
     let writer = std::thread::spawn({
         let server = server.clone();
         move || {

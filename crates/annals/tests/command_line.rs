@@ -4,29 +4,9 @@ mod support;
 
 use support::{annals, run};
 
-/// Every command with its subcommands, by asking for help.
-fn tree(path: &[&str], leaves: &mut Vec<Vec<String>>) {
-    let help = run(&[path, &["--help"]].concat()).exits(0).out;
-    let commands = help
-        .lines()
-        .skip_while(|line| *line != "Commands:")
-        .skip(1)
-        .take_while(|line| line.starts_with("  "))
-        .filter_map(|line| line.split_whitespace().next().filter(|_| !line.starts_with("   ")))
-        .filter(|name| *name != "help");
-    let commands: Vec<_> = commands.collect();
-    if commands.is_empty() {
-        leaves.push(path.iter().map(|part| (*part).to_owned()).collect());
-    }
-    for command in commands {
-        tree(&[path, &[command]].concat(), leaves);
-    }
-}
-
 #[test]
 fn every_command_shows_two_examples() {
-    let mut leaves = Vec::new();
-    tree(&[], &mut leaves);
+    let leaves = support::commands();
     assert!(leaves.len() >= 20, "{leaves:?}");
     for leaf in leaves {
         let path: Vec<&str> = leaf.iter().map(String::as_str).collect();

@@ -18,7 +18,7 @@ fn fill(node: &Running) {
         run_with_input(&["stream", "append", stream, "--server", &node.url()], &line.repeat(events)).exits(0);
     }
     node.run(&["stream", "append", "bytes", "--type", "B", "--data", "no json", "--binary"]).exits(0);
-    node.run(&["stream", "delete", "gone-1"]).exits(0);
+    node.run(&["stream", "delete", "gone-1", "--yes"]).exits(0);
     node.run(&["stream", "tombstone", "ended-1", "--yes"]).exits(0);
 }
 

@@ -301,7 +301,7 @@ fn a_node_whose_disk_is_gone_starts_nothing_and_takes_its_own_place_when_it_is_t
 
     let (address, server) = (nodes.address(1), nodes.url(0));
     let replaced =
-        run(&["cluster", "replace", "node-1", "--with", &address, "--server", &server, "-o", "json"]).exits(0);
+        run(&["cluster", "replace", "node-1", "--with", &address, "--yes", "--server", &server, "-o", "json"]).exits(0);
     assert!(replaced.json()["node"].as_u64() > Some(3), "a new id: {}", replaced.out);
     nodes.are_one_cluster(&[0, 1, 2]);
     nodes.append(1, "after").exits(0);
@@ -342,7 +342,7 @@ fn a_node_that_is_gone_is_replaced_by_another_at_another_address() {
     let fourth = nodes.add(&[]);
     nodes.start(fourth);
     let (address, server) = (nodes.address(fourth), nodes.url(0));
-    let replace = ["cluster", "replace", "node-2", "--with", &address, "--server", &server];
+    let replace = ["cluster", "replace", "node-2", "--with", &address, "--yes", "--server", &server];
     eventually("it listens", || http(nodes.places[fourth].port, "GET", "/livez", &[]).map(|_| ()));
     let refused = run(&replace).exits(4);
     assert!(refused.err.contains("is there, with its data"), "{}", refused.err);

@@ -30,7 +30,7 @@ fn a_stream_is_written_read_hidden_and_ended() {
     node.run(&["stream", "read", "nothing"]).exits(3);
 
     node.run(&["stream", "meta", "get", "order-1"]).exits(3);
-    node.run(&["stream", "meta", "set", "order-1", r#"{"$maxCount":1}"#]).exits(0);
+    node.run(&["stream", "meta", "set", "order-1", r#"{"$maxCount":1}"#, "--yes"]).exits(0);
     assert_eq!(node.run(&["stream", "meta", "get", "order-1"]).exits(0).json(), json!({"$maxCount": 1}));
     let read = node.run(&["stream", "read", "order-1", "-o", "json"]).exits(0).lines();
     assert_eq!(read.len(), 1, "one event is kept");
@@ -42,7 +42,7 @@ fn a_stream_is_written_read_hidden_and_ended() {
         (&json!("live"), &json!(1), &json!(1))
     );
 
-    node.run(&["stream", "delete", "order-1"]).exits(0);
+    node.run(&["stream", "delete", "order-1", "--yes"]).exits(0);
     node.run(&["stream", "read", "order-1"]).exits(3);
     node.run(&["stream", "append", "order-1", "--type", "Again"]).exits(0);
     node.run(&["stream", "tombstone", "order-1"]).exits(2);

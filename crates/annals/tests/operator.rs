@@ -1,9 +1,16 @@
-//! What helps who operates: contexts, codes, completions, the doctor.
+//! What helps who operates: contexts, codes, the doctor.
 
 mod support;
 
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::process::Command;
+use std::sync::Arc;
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::Value;
+use support::secure::{self, Certs, Forged, Own};
 use support::{Ran, Running, annals, run, url};
 use tempfile::TempDir;
 
@@ -78,20 +85,6 @@ fn an_error_names_its_code_and_the_code_has_a_page() {
 }
 
 #[test]
-fn bash_completes_our_commands() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let script = directory.path().join("annals");
-    std::fs::write(&script, run(&["completion", "bash"]).exits(0).out).expect("written");
-    let asked = format!(
-        "source {} && COMP_WORDS=(annals clu) COMP_CWORD=1 && _annals annals clu annals && echo \"${{COMPREPLY[@]}}\"",
-        script.display()
-    );
-    let output = Command::new("bash").args(["--norc", "-c", &asked]).output().expect("bash is there");
-    let ran = Ran::of(&output).exits(0);
-    assert_eq!(ran.out.trim(), "cluster");
-}
-
-#[test]
 fn the_doctor_tells_a_node_that_is_well_from_one_that_is_gone() {
     let node = Running::dev(3, &[]);
     let place = tempfile::tempdir().expect("a directory");
@@ -100,11 +93,98 @@ fn the_doctor_tells_a_node_that_is_well_from_one_that_is_gone() {
     let findings = ran.lines();
     let of = |check: &str| findings.iter().filter(|finding| finding["check"] == check).collect::<Vec<_>>();
     assert_eq!(of("member").len(), 3, "{findings:#?}");
-    for check in ["server", "leader", "voters", "versions", "groups"] {
+    for check in ["server", "leader", "voters", "versions", "clocks", "groups"] {
         assert_eq!(of(check).first().map(|finding| &finding["grade"]), Some(&"PASS".into()), "{check}: {findings:#?}");
     }
     drop(node);
     let port = support::free_ports(1);
     let ran = run(&["doctor", "--server", &url(port)]).exits(6);
     assert!(ran.out.starts_with("FAIL  server"), "{}", ran.out);
+}
+
+/// What the doctor says of this server: its exit code, and the findings of one check.
+fn found(server: &str, check: &str) -> (i32, Vec<Value>) {
+    let ran = run(&["doctor", "--server", server, "-o", "json"]);
+    let findings = ran.lines();
+    for finding in &findings {
+        assert_eq!(finding["grade"] == "PASS", finding["code"].is_null(), "{finding}");
+        if let Some(code) = finding["code"].as_str() {
+            run(&["explain", code]).exits(0);
+        }
+    }
+    (ran.code, findings.into_iter().filter(|finding| finding["check"] == check).collect())
+}
+
+#[track_caller]
+fn is_one_failure(found: &[Value], code: &str, words: &str) {
+    let failed: Vec<&Value> = found.iter().filter(|finding| finding["grade"] == "FAIL").collect();
+    let [one] = failed[..] else { panic!("one failure: {found:#?}") };
+    assert_eq!(one["code"], code, "{one}");
+    assert!(one["found"].as_str().is_some_and(|found| found.contains(words)), "{words}: {one}");
+}
+
+#[test]
+fn the_doctor_looks_at_certificates_also_at_those_that_are_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let certs = Certs::new("127.0.0.1", "ann");
+    let node = secure::one(&certs, directory.path());
+    let (code, findings) = found(&certs.url_as(node.port, &certs.of("user-ann")), "certificate");
+    assert_eq!(code, 0, "{findings:#?}");
+    assert_eq!(findings.len(), 3, "the CA's, the user's and the node's: {findings:#?}");
+    assert!(findings.iter().all(|finding| finding["grade"] == "PASS"), "{findings:#?}");
+    let (code, findings) = found(&Certs::new("127.0.0.1", "ann").url(node.port), "certificate");
+    assert_eq!(code, 6);
+    is_one_failure(&findings, "ANN-3010", "a CA that is not trusted here");
+}
+
+/// Shows a certificate to whoever connects, and says nothing else.
+fn showing(own: &Own) -> u16 {
+    let chain = CertificateDer::pem_file_iter(&own.certificate).expect("a file").map(|pem| pem.expect("PEM")).collect();
+    let key = PrivateKeyDer::from_pem_file(&own.key).expect("a key");
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a certificate");
+    let mut config = config;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let config = Arc::new(config);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let connection = rustls::ServerConnection::new(Arc::clone(&config)).expect("a configuration");
+            let mut stream = rustls::StreamOwned::new(connection, stream);
+            // Whoever leaves has seen enough.
+            let _ = stream.flush();
+        }
+    });
+    port
+}
+
+#[test]
+fn the_doctor_tells_what_is_wrong_with_a_certificate() {
+    let certs = Certs::new("127.0.0.1", "ann");
+    let expired = certs.forge("expired", &Forged { common_name: "n", expired: true, ..Forged::default() });
+    let (code, findings) = found(&certs.url(showing(&expired)), "certificate");
+    assert_eq!(code, 6);
+    is_one_failure(&findings, "ANN-3010", "it has expired");
+    let sound = certs.forge("sound", &Forged { common_name: "n", ..Forged::default() });
+    let port = showing(&sound);
+    let named = certs.url(port).replace("127.0.0.1", "localhost");
+    let (_, findings) = found(&named, "certificate");
+    is_one_failure(&findings, "ANN-3010", "not for localhost, but for 127.0.0.1");
+    // A day is what this one has left.
+    let (_, findings) = found(&certs.url(port), "certificate");
+    let warned: Vec<&Value> = findings.iter().filter(|finding| finding["grade"] == "WARN").collect();
+    assert_eq!(warned.len(), 1, "{findings:#?}");
+    assert!(warned[0]["found"].as_str().is_some_and(|found| found.contains("more days")), "{findings:#?}");
+}
+
+#[test]
+fn the_doctor_looks_names_up() {
+    let (code, findings) = found("kurrentdb://annals.invalid:2113?tls=false", "names");
+    assert_eq!(code, 6);
+    is_one_failure(&findings, "ANN-3009", "annals.invalid");
 }

@@ -66,7 +66,7 @@ fn a_scavenge_goes_on_when_its_leader_is_killed_and_all_nodes_come_to_the_same()
         run_with_input(&["stream", "append", stream, "--server", &url(first)], &input).exits(0);
     }
     for stream in ["drop-1", "drop-2"] {
-        run(&["stream", "delete", stream, "--server", &url(first)]).exits(0);
+        run(&["stream", "delete", stream, "--yes", "--server", &url(first)]).exits(0);
     }
     run(&["scavenge", "status", "--server", &url(first)]).exits(3);
     let started = run(&["scavenge", "start", "-o", "json", "--server", &url(first)]).exits(0).json();
@@ -126,7 +126,7 @@ fn a_scavenge_goes_on_when_its_leader_is_killed_and_all_nodes_come_to_the_same()
     assert_eq!(expected.lines().filter(|line| line.contains("\"reclaimed\":true")).count(), 4_000);
     for node in ["node-2", "node-3"] {
         let (events, other) = verified(&directory.path().join(node));
-        assert_eq!(other["chain_hash"], found["chain_hash"]);
+        assert_eq!(other["chainHash"], found["chainHash"]);
         assert!(events == expected, "what {node} holds differs");
     }
 }

@@ -70,9 +70,9 @@ fn the_files_of_a_stopped_node_are_verified_and_dumped() {
     let found = verify(directory.path()).exits(0).json();
     assert_eq!(found["problems"], serde_json::json!([]));
     assert_eq!(found["tail"], read.len());
-    assert_eq!(found["chain_hash"], hash["nodes"][0]["hash"]);
+    assert_eq!(found["chainHash"], hash["nodes"][0]["hash"]);
     assert_eq!(found["streams"], 2);
-    assert_eq!(found["applied_index"], found["last_log_index"]);
+    assert_eq!(found["appliedIndex"], found["lastLogIndex"]);
     let table = run(&["verify", "--data", &data]).exits(0).out;
     assert!(table.contains("everything is as it was written"), "{table}");
 

@@ -12,7 +12,7 @@
 use std::time::{Duration, SystemTime};
 
 use annals_client::Client;
-use annals_core::{Position, Timestamp};
+use annals_core::{Position, Timestamp, rfc3339};
 use annals_proto::annals::v1::records_reply::{Content, End};
 use annals_proto::annals::v1::{RecordsRequest, ReportRequest};
 use annals_store::ChainHash;
@@ -22,7 +22,6 @@ use crate::error::Error;
 use crate::manifest::{self, FORMAT, Kind, Manifest, Reclaimed, parse_hash};
 use crate::place::{Place, State};
 use crate::segment::{Builder, Reached, SEGMENT_BYTES};
-use crate::time;
 
 /// Attempts in a row without a single record before it is given up, and the first pause
 /// between them, which doubles.
@@ -94,7 +93,7 @@ pub async fn create(
         return Err(Error::Diverged { position: last.position, expected: end.hash, found: last.hash });
     }
     taking.finish_segment().await?;
-    manifest.ended = time::rfc3339(now());
+    manifest.ended = rfc3339::exact(now());
     place.put(&format!("{}/{}", manifest.id, manifest::FILE), manifest.encode()?.into()).await?;
     place.remove(&format!("{}/{}", manifest.id, manifest::PROGRESS)).await?;
     Ok(manifest)
@@ -162,12 +161,12 @@ async fn begin(place: &Place, wanted: Wanted, cluster: &str) -> Result<Manifest,
     let random = Uuid::new_v4().simple().to_string();
     Ok(Manifest {
         format: FORMAT,
-        id: format!("{}-{}-{}", time::compact(began), wanted.kind.as_str(), random.get(..6).unwrap_or_default()),
+        id: format!("{}-{}-{}", rfc3339::compact(began), wanted.kind.as_str(), random.get(..6).unwrap_or_default()),
         kind: wanted.kind,
         parent: parent.map(|parent| parent.id.clone()),
         cluster: cluster.to_owned(),
-        began: time::rfc3339(began),
-        ended: time::rfc3339(began),
+        began: rfc3339::exact(began),
+        ended: rfc3339::exact(began),
         after,
         after_hash: hash.clone(),
         through: after,

@@ -26,10 +26,9 @@ pub mod manifest;
 pub mod place;
 pub mod restore;
 pub mod segment;
-pub mod time;
 pub mod verify;
 
-pub use annals_core::{Position, Timestamp};
+pub use annals_core::{Position, Timestamp, rfc3339};
 pub use error::Error;
 pub use manifest::{Kind, Manifest};
 pub use place::Place;

@@ -9,7 +9,7 @@
 //! `dataBase64` and `metadataBase64`; what is empty is left out. Read back, they are the
 //! bytes that they were. To import, `stream`, `id` and `type` are enough.
 
-use annals_core::Timestamp;
+use annals_core::{Timestamp, rfc3339};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -17,7 +17,6 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::history::{TOMBSTONE, TOMBSTONE_TYPE};
-use crate::time;
 
 /// Bytes of one line: an event of the largest size in base64.
 pub const LINE_BYTES_MAX: usize = 48 * 1024 * 1024;
@@ -111,7 +110,7 @@ pub fn encode(event: &Traveller, position: Option<u64>) -> Result<String, Error>
         position,
         id: event.id,
         event_type: event.event_type.clone(),
-        created: event.created.map(time::rfc3339),
+        created: event.created.map(rfc3339::exact),
         json: event.json,
         data,
         data_base64,
@@ -128,7 +127,7 @@ pub fn encode(event: &Traveller, position: Option<u64>) -> Result<String, Error>
 pub fn decode(line: &str) -> Result<Traveller, Error> {
     let form: Form<'_> = serde_json::from_str(line).map_err(|error| Error::Invalid(error.to_string()))?;
     let created = form.created.map(|text| {
-        time::parse(&text).ok_or_else(|| Error::Invalid(format!("created is \"{text}\", which is no RFC 3339 time")))
+        rfc3339::parse(&text).ok_or_else(|| Error::Invalid(format!("created is \"{text}\", which is no RFC 3339 time")))
     });
     Ok(Traveller {
         stream: form.stream,

@@ -4,14 +4,13 @@
 //! that was cut or changed is no manifest. While a backup is being made the same lies in
 //! `progress.json`, with what is complete so far.
 
-use annals_core::{Position, Timestamp};
+use annals_core::{Position, Timestamp, rfc3339};
 use annals_store::ChainHash;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::Error;
 use crate::segment::sha256;
-use crate::time;
 
 /// The version of manifests and segments that is written, and the newest that is read.
 pub const FORMAT: u32 = 1;
@@ -187,12 +186,12 @@ impl Manifest {
 
     /// When it ended, in ticks.
     pub fn ended_ticks(&self) -> u64 {
-        time::parse(&self.ended).map_or(0, Timestamp::ticks)
+        rfc3339::parse(&self.ended).map_or(0, Timestamp::ticks)
     }
 
     /// When it began, in ticks.
     pub fn began_ticks(&self) -> u64 {
-        time::parse(&self.began).map_or(0, Timestamp::ticks)
+        rfc3339::parse(&self.began).map_or(0, Timestamp::ticks)
     }
 }
 

@@ -1,10 +1,14 @@
 //! Operating a cluster of Annals.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use annals_proto::annals::v1::cluster_client::ClusterClient;
 use annals_proto::annals::v1::{
     AddNodeRequest, HashReply, HashRequest, ListStreamsRequest, NodeRequest, ScavengeReply, ScavengeStatusRequest,
     StartScavengeRequest, StatusReply, StatusRequest, StopScavengeRequest, TransferLeaderRequest, list_streams_reply,
 };
+use annals_proto::event_store::client::Empty;
+use annals_proto::event_store::client::gossip::gossip_client::GossipClient;
 use tonic::transport::Channel;
 
 use crate::client::Deadline;
@@ -28,6 +32,19 @@ impl Cluster {
     pub async fn status(&self) -> Result<StatusReply, Error> {
         let request = || self.client.request(StatusRequest {}, Deadline::Default);
         self.client.call(|channel| async move { service(channel).status(request()).await }).await
+    }
+
+    /// What time it is for the node that answers. It tells that with who is in the
+    /// cluster, for which nobody needs credentials.
+    ///
+    /// # Errors
+    /// The node cannot be reached, or does not tell.
+    pub async fn clock(&self) -> Result<SystemTime, Error> {
+        let request = || self.client.request(Empty {}, Deadline::Default);
+        let told = self.client.call(|channel| async move { GossipClient::new(channel).read(request()).await }).await?;
+        let ticks = told.members.first().and_then(|member| u64::try_from(member.time_stamp).ok());
+        let ticks = ticks.ok_or(Error::Protocol("gossip names no member"))?;
+        Ok(UNIX_EPOCH + Duration::from_micros(ticks / 10))
     }
 
     /// Adds the empty node that waits at this `host:port`, as a learner.

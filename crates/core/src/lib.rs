@@ -7,7 +7,7 @@
 //!
 //! Reading order: the words ([`position`], [`revision`], [`stream_name`],
 //! [`event`]), what is asked ([`command`], [`expected`]), what is known
-//! ([`head`], [`metadata`]), who may ask it ([`access`]), what is answered
+//! ([`head`], [`metadata`]), how times are written ([`rfc3339`]), who may ask it ([`access`]), what is answered
 //! ([`outcome`]), and the heart that ties them together, [`decide`]; then what goes
 //! for good ([`scavenge`]), what comes from elsewhere ([`import`]), and whose turn it is
 //! to be restarted ([`lease`]).
@@ -28,6 +28,7 @@ pub mod metadata;
 pub mod outcome;
 pub mod position;
 pub mod revision;
+pub mod rfc3339;
 pub mod scavenge;
 pub mod seeded;
 pub mod stream_name;

@@ -270,7 +270,7 @@ async def lost_volume(cluster: Cluster, load: Load) -> None:
         await cluster.lose_volume(1)
         await asyncio.sleep(20)
         demand(not cluster.pod(1).ready, "a node without its volume became a member by itself")
-        await cluster.annals(0, "cluster", "replace", "annals-1", "--with", cluster.address(1), timeout=120)
+        await cluster.annals(0, "cluster", "replace", "annals-1", "--with", cluster.address(1), "--yes", timeout=120)
         await cluster.until("annals-1 is ready", lambda: cluster.pod(1).ready, 60)
         await until_voters(cluster, 3, 60)
         await load.add(1)

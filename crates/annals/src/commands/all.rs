@@ -2,23 +2,15 @@
 
 use annals_client::{Cursor, Direction, Filter, ReadOptions, Source};
 
-use crate::Connection;
-use crate::commands::{cursor, follow, print};
+use crate::commands::{At, cursor, follow, print};
+use crate::events::{Events, Numbering};
 use crate::failure::Failure;
-use crate::output::{Events, Numbering};
 
 /// Flags of `annals all`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Print events that exist.
     #[command(after_help = "\
 Examples:
@@ -55,7 +47,7 @@ Examples:
 }
 
 #[derive(clap::Args)]
-struct Which {
+pub(crate) struct Which {
     /// Only events whose type matches this regular expression.
     #[arg(long, value_name = "REGEX", conflicts_with = "filter_stream")]
     filter_type: Option<String>,

@@ -5,26 +5,22 @@ use std::path::PathBuf;
 use annals_backup::create::{self, Wanted};
 use annals_backup::place::State;
 use annals_backup::restore::{self, Until};
-use annals_backup::{Error, Kind, Manifest, Place, Position, time, verify};
-use serde_json::json;
+use annals_backup::{Error, Kind, Manifest, Place, Position, rfc3339, verify};
+use schemars::JsonSchema;
+use serde::Serialize;
+use uuid::Uuid;
 
 use crate::Connection;
+use crate::commands::At;
 use crate::failure::{Code, Failure};
-use crate::output::{self, Format};
+use crate::output::{self, Format, Time};
 use crate::progress::Progress;
 
 /// Flags of `annals backup`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Back a cluster up while it is being written.
     #[command(after_help = "\
 A backup holds everything that was acknowledged before it began, and whatever came
@@ -112,6 +108,122 @@ Examples:
     },
 }
 
+/// A line of a list of backups.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "its schema is what it is for; each kind is printed as such")]
+pub(crate) enum Listed {
+    /// A backup.
+    Told(Told),
+    /// A backup that cannot be read.
+    Unreadable(Unreadable),
+}
+
+/// A backup.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Told {
+    /// Its id.
+    backup: String,
+    /// Whether it is complete, or was interrupted.
+    #[schemars(extend("enum" = ["complete", "incomplete"]))]
+    state: &'static str,
+    /// Whether it begins at the start of the log, or where another one ends.
+    #[schemars(extend("enum" = ["full", "incremental"]))]
+    kind: &'static str,
+    /// The backup that it goes on from; null: it is full.
+    parent: Option<String>,
+    /// The cluster that it is of.
+    cluster: String,
+    /// When it was begun.
+    began: Time,
+    /// When it was complete.
+    ended: Time,
+    /// It has the events after this position.
+    after: u64,
+    /// It has the events up to this position, which is one of them.
+    through: u64,
+    /// Over all events of the cluster up to there, 32 hexadecimal digits.
+    hash: String,
+    /// When its last event was written; null: there is none.
+    last_event: Option<Time>,
+    /// Events in it.
+    events: u64,
+    /// Bytes of their records.
+    record_bytes: u64,
+    /// Bytes of its files.
+    file_bytes: u64,
+    /// How many files it has.
+    files: usize,
+    /// How far the log was reclaimed when it was begun; null: it never was.
+    reclaimed: Option<Reclaimed>,
+}
+
+/// How far a log was reclaimed.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Reclaimed {
+    /// The id of the last scavenge.
+    scavenge: String,
+    /// It had looked at events up to this position.
+    position: u64,
+    /// Events that it had reclaimed.
+    events: u64,
+}
+
+/// A backup that cannot be read.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Unreadable {
+    /// Its id.
+    backup: String,
+    /// That it cannot be read.
+    #[schemars(extend("enum" = ["unreadable"]))]
+    state: &'static str,
+    /// Why.
+    problem: String,
+}
+
+/// What was verified; that it was printed says that nothing is wrong.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Verified {
+    /// The backups that were read, the full one first.
+    backups: Vec<String>,
+    /// The position that they lead to.
+    position: u64,
+    /// Over all events up to there, 32 hexadecimal digits.
+    hash: String,
+    /// Files that were read.
+    files: u64,
+    /// Bytes of these files.
+    file_bytes: u64,
+    /// Events of which a scavenge has left nothing but the place.
+    reclaimed: u64,
+}
+
+/// A data directory that was made out of a backup.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Restored {
+    /// The id of the new cluster.
+    cluster: Uuid,
+    /// The id of its only node.
+    node: u64,
+    /// Where clients and peers will reach that, HOST:PORT.
+    address: String,
+    /// The directory.
+    data: PathBuf,
+    /// The position of the last event; 0: none.
+    position: u64,
+    /// Over all events up to there, 32 hexadecimal digits.
+    hash: String,
+    /// When the last event was written; null: there is none.
+    created: Option<Time>,
+    /// The backups that were read, the full one first.
+    backups: Vec<String>,
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let format = arguments.connection.format();
     match arguments.command {
@@ -125,7 +237,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Restore { from, backup, data, to_position, to_time, node_address } => {
             let until = match (to_position, to_time) {
                 (Some(position), _) => Until::Position(Position::new(position)),
-                (None, Some(text)) => Until::Time(time::parse(&text).ok_or_else(|| {
+                (None, Some(text)) => Until::Time(rfc3339::parse(&text).ok_or_else(|| {
                     Failure::usage(format!("\"{text}\" is no time: write it as 2026-01-01T12:00:00Z"))
                 })?),
                 (None, None) => Until::End,
@@ -142,19 +254,19 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             let done = restore::restore(&place, &line, &data, &node_address, until, told).await?;
             let (cluster, position) = (done.restored.cluster, done.restored.position);
             if format == Format::Json {
-                return Ok(output::json(&json!({
-                    "cluster": cluster,
-                    "node": 1,
-                    "address": node_address,
-                    "data": data,
-                    "position": position.get(),
-                    "hash": done.restored.chain_hash.to_string(),
-                    "created": (position > Position::START).then(|| time::rfc3339(done.reached.created)),
-                    "backups": done.backups,
-                }))?);
+                return Ok(output::json(&Restored {
+                    cluster,
+                    node: 1,
+                    address: node_address,
+                    data,
+                    position: position.get(),
+                    hash: done.restored.chain_hash.to_string(),
+                    created: (position > Position::START).then(|| Time::of_text(rfc3339::exact(done.reached.created))),
+                    backups: done.backups,
+                })?);
             }
             output::line(&format!("cluster  {cluster} (new), node 1 at {node_address}"))?;
-            output::line(&format!("events   {position}, the last of {}", time::rfc3339(done.reached.created)))?;
+            output::line(&format!("events   {position}, the last of {}", rfc3339::exact(done.reached.created)))?;
             output::line(&format!("hash     {}, as in the backup", done.restored.chain_hash))?;
             Ok(output::line(&format!("start    annals serve --data {} --node-address {node_address}", data.display()))?)
         }
@@ -175,7 +287,7 @@ async fn create(connection: &Connection, place: &Place, wanted: Wanted, format: 
         eprintln!("warning: the backup is complete, but the cluster could not be told: {error}");
     }
     match format {
-        Format::Json => Ok(output::json(&told(&manifest))?),
+        Format::Json => Ok(output::json(&Told::from(&manifest))?),
         Format::Table => {
             output::line(&format!("backup   {}", place.name(&manifest.id)))?;
             output::line(&format!("events   {} to {} ({})", manifest.after + 1, manifest.through, manifest.events))?;
@@ -189,18 +301,14 @@ async fn list(place: &Place, format: Format) -> Result<(), Failure> {
     let found = place.backups().await?;
     if format == Format::Json {
         for one in &found {
-            let line = match &one.state {
-                State::Complete(manifest) => told(manifest),
-                State::Incomplete(manifest) => {
-                    let mut line = told(manifest);
-                    line["state"] = json!("incomplete");
-                    line
-                }
+            match &one.state {
+                State::Complete(manifest) => output::json(&Told::from(manifest))?,
+                State::Incomplete(manifest) => output::json(&Told { state: "incomplete", ..Told::from(manifest) })?,
                 State::Unreadable(error) => {
-                    json!({"backup": one.id, "state": "unreadable", "problem": error.to_string()})
+                    let problem = error.to_string();
+                    output::json(&Unreadable { backup: one.id.clone(), state: "unreadable", problem })?;
                 }
-            };
-            output::json(&line)?;
+            }
         }
         return Ok(());
     }
@@ -230,28 +338,34 @@ fn row(manifest: &Manifest, state: &str) -> Vec<String> {
 
 fn last_event(manifest: &Manifest) -> Option<String> {
     let ticks = manifest.through_created;
-    (ticks > 0).then(|| time::rfc3339(annals_backup::Timestamp::from_ticks(ticks)))
+    (ticks > 0).then(|| rfc3339::exact(annals_backup::Timestamp::from_ticks(ticks)))
 }
 
-fn told(manifest: &Manifest) -> serde_json::Value {
-    json!({
-        "backup": manifest.id,
-        "state": "complete",
-        "kind": manifest.kind.as_str(),
-        "parent": manifest.parent,
-        "cluster": manifest.cluster,
-        "began": manifest.began,
-        "ended": manifest.ended,
-        "after": manifest.after,
-        "through": manifest.through,
-        "hash": manifest.through_hash,
-        "lastEvent": last_event(manifest),
-        "events": manifest.events,
-        "recordBytes": manifest.record_bytes,
-        "fileBytes": manifest.file_bytes,
-        "files": manifest.segments.len(),
-        "reclaimed": manifest.reclaimed,
-    })
+impl From<&Manifest> for Told {
+    fn from(manifest: &Manifest) -> Self {
+        Told {
+            backup: manifest.id.clone(),
+            state: "complete",
+            kind: manifest.kind.as_str(),
+            parent: manifest.parent.clone(),
+            cluster: manifest.cluster.clone(),
+            began: Time::of_text(manifest.began.clone()),
+            ended: Time::of_text(manifest.ended.clone()),
+            after: manifest.after,
+            through: manifest.through,
+            hash: manifest.through_hash.clone(),
+            last_event: last_event(manifest).map(Time::of_text),
+            events: manifest.events,
+            record_bytes: manifest.record_bytes,
+            file_bytes: manifest.file_bytes,
+            files: manifest.segments.len(),
+            reclaimed: manifest.reclaimed.as_ref().map(|reclaimed| Reclaimed {
+                scavenge: reclaimed.scavenge.clone(),
+                position: reclaimed.position,
+                events: reclaimed.events,
+            }),
+        }
+    }
 }
 
 async fn check(place: &Place, backup: Option<&str>, format: Format) -> Result<(), Failure> {
@@ -261,14 +375,14 @@ async fn check(place: &Place, backup: Option<&str>, format: Format) -> Result<()
     let told = |position| progress.say(|seconds| rate_of("verified", position, end, seconds));
     let verified = verify::verify(place, &line, told).await?;
     if format == Format::Json {
-        return Ok(output::json(&json!({
-            "backups": verified.backups,
-            "position": verified.reached.position.get(),
-            "hash": verified.reached.hash.to_string(),
-            "files": verified.files,
-            "fileBytes": verified.file_bytes,
-            "reclaimed": verified.reclaimed,
-        }))?);
+        return Ok(output::json(&Verified {
+            backups: verified.backups,
+            position: verified.reached.position.get(),
+            hash: verified.reached.hash.to_string(),
+            files: verified.files,
+            file_bytes: verified.file_bytes,
+            reclaimed: verified.reclaimed,
+        })?);
     }
     output::line(&format!("backups  {}", verified.backups.join(", ")))?;
     output::line(&format!("events   {}, of which {} are reclaimed", verified.reached.position, verified.reclaimed))?;

@@ -4,6 +4,8 @@
 //! on at, and printed. The first Ctrl-C ends a measurement early and prints what
 //! there is, the second one ends the process.
 
+pub(crate) mod figures;
+
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,37 +1,32 @@
 //! `annals cluster`: operating a cluster.
 
-mod hash;
+pub(crate) mod hash;
 mod names;
 mod progress;
-mod replace;
-mod scale;
-mod status;
+pub(crate) mod replace;
+pub(crate) mod scale;
+pub(crate) mod status;
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use annals_client::Cluster;
-use serde_json::json;
+use clap_complete::engine::ArgValueCandidates;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use self::progress::Progress;
-use super::confirm;
-use crate::Connection;
+use crate::commands::At;
+use crate::complete;
+use crate::consent::{self, Consent};
 use crate::duration::time;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
 /// Flags of `annals cluster`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Who is in the cluster and how it is doing, as the node that answers sees it.
     #[command(after_help = "\
 Examples:
@@ -58,7 +53,7 @@ Examples:
   annals cluster promote 4")]
     Promote {
         /// The learner, by its name or id.
-        #[arg(value_name = "NAME|ID")]
+        #[arg(value_name = "NAME|ID", add = ArgValueCandidates::new(complete::nodes))]
         node: String,
     },
     /// Take a node out of the cluster for good. Its id is never used again.
@@ -72,11 +67,10 @@ Examples:
   annals cluster remove annals-2 --force")]
     Remove {
         /// The node, by its name or id.
-        #[arg(value_name = "NAME|ID")]
+        #[arg(value_name = "NAME|ID", add = ArgValueCandidates::new(complete::nodes))]
         node: String,
-        /// Do not ask.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
         /// Also if those that are left cannot decide anything. Asks for the node's name.
         #[arg(long)]
         force: bool,
@@ -92,10 +86,10 @@ old one must not answer any more, or answer with another data directory.
 
 Examples:
   annals cluster replace annals-2 --with annals-2.annals-headless.default.svc:2113
-  annals cluster replace 2 --with node-4.example:2113 --timeout 1h")]
+  annals cluster replace 2 --with node-4.example:2113 --timeout 1h --yes")]
     Replace {
         /// The node that is gone, by its name or id.
-        #[arg(value_name = "NAME|ID")]
+        #[arg(value_name = "NAME|ID", add = ArgValueCandidates::new(complete::nodes))]
         node: String,
         /// Where the new one listens.
         #[arg(long, value_name = "HOST:PORT")]
@@ -103,6 +97,8 @@ Examples:
         /// How long to wait for it.
         #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
         timeout: Duration,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Make the cluster smaller, or wait until it is larger. Replicas do not count.
     #[command(after_help = "\
@@ -116,9 +112,8 @@ Examples:
         /// How many nodes there are to be.
         #[arg(value_name = "N")]
         nodes: usize,
-        /// Do not ask before nodes are removed.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
         /// Do not wait for new nodes.
         #[arg(long)]
         no_wait: bool,
@@ -133,7 +128,7 @@ Examples:
   annals cluster transfer-leader --to annals-0")]
     TransferLeader {
         /// To this node, by its name or id. Default: the most advanced other voter.
-        #[arg(long, value_name = "NAME|ID")]
+        #[arg(long, value_name = "NAME|ID", add = ArgValueCandidates::new(complete::nodes))]
         to: Option<String>,
     },
     /// Compare the events of all nodes by a hash over all of them. Exit code 4 if they differ.
@@ -148,6 +143,14 @@ Examples:
     },
 }
 
+/// A node that was added, promoted, removed, or leads now.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Changed {
+    /// Its id.
+    node: u64,
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let client = arguments.connection.client()?;
     let cluster = client.cluster();
@@ -159,15 +162,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             let node = named(&cluster, &node).await?;
             done(cluster.promote(node).await?, "votes", format)?;
         }
-        Command::Remove { node, yes, force, confirm: answer } => {
-            let node = to_remove(&cluster, &node, yes, force, answer).await?;
+        Command::Remove { node, consent, force, confirm } => {
+            let node = to_remove(&cluster, &node, &consent, force, confirm.as_deref()).await?;
             done(cluster.remove(node, force).await?, "removed", format)?;
         }
-        Command::Replace { node, with, timeout } => {
-            replace::run(&cluster, &node, &with, Progress::new(timeout), format).await?;
+        Command::Replace { node, with, timeout, consent } => {
+            replace::run(&cluster, &node, &with, &consent, Progress::new(timeout), format).await?;
         }
-        Command::Scale { nodes, yes, no_wait, timeout } => {
-            let wanted = scale::Wanted { nodes, yes, no_wait };
+        Command::Scale { nodes, consent, no_wait, timeout } => {
+            let wanted = scale::Wanted { nodes, consent, no_wait };
             scale::run(&cluster, wanted, Progress::new(timeout), format).await?;
         }
         Command::TransferLeader { to } => {
@@ -196,41 +199,36 @@ async fn named(cluster: &Cluster, node: &str) -> Result<u64, Failure> {
 async fn to_remove(
     cluster: &Cluster,
     node: &str,
-    yes: bool,
+    consent: &Consent,
     force: bool,
-    answer: Option<String>,
+    answer: Option<&str>,
 ) -> Result<u64, Failure> {
+    let status = cluster.status().await?;
     if !force {
-        let id = named(cluster, node).await?;
-        confirm(yes, &format!("Remove node {id} from the cluster for good?"))?;
+        let id = names::id(&status, node)?;
+        let name =
+            status.nodes.iter().find(|node| node.id == id).map_or_else(|| id.to_string(), |node| node.name.clone());
+        consent.ask(&format!("this removes {name} (node {id}) from the cluster for good"), &name)?;
         return Ok(id);
     }
-    let status = cluster.status().await?;
     let node = names::node(&status, node)?;
-    let answer = match answer {
-        Some(answer) => answer,
-        None if std::io::stdin().is_terminal() => {
-            eprint!(
-                "Without node {} the cluster may take no appends until more of the other nodes are back.\n\
-                 Type its name, {}, to remove it all the same: ",
-                node.id, node.name
+    match answer {
+        Some(answer) if answer == node.name => {}
+        Some(_) => return Err(Failure::new(Code::Failed, anyhow::anyhow!("not confirmed: the name is {}", node.name))),
+        None => {
+            let what = format!(
+                "without {} (node {}) the cluster may take no appends until more of the other nodes are back",
+                node.name, node.id
             );
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line)?;
-            line.trim().to_owned()
+            consent::ask(&what, &node.name, &format!("--confirm {}", node.name))?;
         }
-        None => return Err(Failure::usage(format!("say --confirm {}: there is nobody to ask", node.name))),
-    };
-    if answer == node.name {
-        Ok(node.id)
-    } else {
-        Err(Failure::new(Code::Failed, anyhow::anyhow!("not confirmed: the name is {}", node.name)))
     }
+    Ok(node.id)
 }
 
 fn done(node: u64, what: &str, format: Format) -> std::io::Result<()> {
     match format {
         Format::Table => output::line(&format!("node {node} {what}")),
-        Format::Json => output::json(&json!({ "node": node })),
+        Format::Json => output::json(&Changed { node }),
     }
 }

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use annals_server::Config;
+use clap_complete::engine::ArgValueCandidates;
 use figment::Figment;
 
+use crate::complete;
 use crate::failure::{Code, Failure};
 use crate::layers::{self, Flags};
 use crate::output;
@@ -25,6 +27,7 @@ Examples:
   ANNALS_LOG=debug annals config explain --file annals.toml log")]
     Explain {
         /// Only this option.
+        #[arg(add = ArgValueCandidates::new(complete::options))]
         option: Option<String>,
         /// A TOML file with options; several are read in their order.
         #[arg(long, value_name = "FILE")]

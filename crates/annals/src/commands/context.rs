@@ -1,7 +1,10 @@
 //! `annals context`: servers by name.
 
-use serde_json::json;
+use clap_complete::engine::ArgValueCandidates;
+use schemars::JsonSchema;
+use serde::Serialize;
 
+use crate::complete;
 use crate::contexts::{Context, Contexts};
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -56,7 +59,7 @@ Examples:
   annals context select -             # the one before")]
     Select {
         /// Its name; `-` is the one before.
-        #[arg(allow_hyphen_values = true)]
+        #[arg(allow_hyphen_values = true, add = ArgValueCandidates::new(complete::contexts))]
         name: String,
     },
     /// Forget a context. The server is not concerned.
@@ -66,8 +69,25 @@ Examples:
   annals context rm prod && annals context ls")]
     Rm {
         /// Its name.
+        #[arg(add = ArgValueCandidates::new(complete::contexts))]
         name: String,
     },
+}
+
+/// A context.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Listed {
+    /// Its name.
+    name: String,
+    /// A connection string without user and password.
+    server: String,
+    /// Who to be there; null: nobody.
+    user: Option<String>,
+    /// Where the password is (env:// or file://), never the password itself.
+    password: Option<String>,
+    /// Whether commands use it where none is named.
+    selected: bool,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -95,13 +115,13 @@ fn list(contexts: &Contexts, format: Format) -> Result<(), Failure> {
     match format {
         Format::Json => {
             for (name, context) in &contexts.contexts {
-                output::json(&json!({
-                    "name": name,
-                    "server": context.server,
-                    "user": context.user,
-                    "password": context.password,
-                    "selected": is_selected(name),
-                }))?;
+                output::json(&Listed {
+                    name: name.clone(),
+                    server: context.server.clone(),
+                    user: context.user.clone(),
+                    password: context.password.clone(),
+                    selected: is_selected(name),
+                })?;
             }
         }
         Format::Table => {

@@ -4,12 +4,16 @@
 //! finds. A warning is what works today and may not tomorrow; only failures count for
 //! the exit code.
 
+mod certificates;
+mod clocks;
 mod cluster;
 mod machine;
+mod names;
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::Connection;
 use crate::failure::{Code, Failure};
@@ -18,8 +22,9 @@ use crate::output::{self, Format};
 /// Flags of `annals doctor`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Looks at the server from here, as a client would: every member must answer at the
-address that it tells clients. With --data also at this machine, for who runs a node on
+Looks at the server from here, as a client would: names must have addresses, certificates
+must hold, every member must answer at the address that it tells clients, and clocks must
+agree. Each finding has a code that `annals explain` tells more of. With --data also at this machine, for who runs a node on
 it. Exit code 6 if something fails.
 
 Examples:
@@ -40,10 +45,14 @@ pub(crate) struct Arguments {
 }
 
 /// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
 enum Grade {
+    /// As it should be.
     Pass,
+    /// It works today and may not tomorrow.
     Warn,
+    /// It does not work.
     Fail,
 }
 
@@ -57,10 +66,17 @@ impl Grade {
     }
 }
 
+/// A check, and the code under which its findings are explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Check {
+    name: &'static str,
+    code: &'static str,
+}
+
 /// What a check found.
 #[derive(Debug)]
 struct Finding {
-    check: &'static str,
+    check: Check,
     grade: Grade,
     /// What is so.
     found: String,
@@ -69,17 +85,33 @@ struct Finding {
 }
 
 impl Finding {
-    fn pass(check: &'static str, found: impl Into<String>) -> Self {
+    fn pass(check: Check, found: impl Into<String>) -> Self {
         Finding { check, grade: Grade::Pass, found: found.into(), advice: "" }
     }
 
-    fn warn(check: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
+    fn warn(check: Check, found: impl Into<String>, advice: &'static str) -> Self {
         Finding { check, grade: Grade::Warn, found: found.into(), advice }
     }
 
-    fn fail(check: &'static str, found: impl Into<String>, advice: &'static str) -> Self {
+    fn fail(check: Check, found: impl Into<String>, advice: &'static str) -> Self {
         Finding { check, grade: Grade::Fail, found: found.into(), advice }
     }
+}
+
+/// What a check found.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Found {
+    /// The check.
+    check: String,
+    /// How it came out.
+    grade: Grade,
+    /// The error code whose page tells more; null where the check passed.
+    code: Option<String>,
+    /// What is so.
+    found: String,
+    /// What to do about it; null where there is nothing to do.
+    advice: Option<String>,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -100,16 +132,17 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 fn tell(findings: &[Finding], format: Format) -> Result<(), Failure> {
     for Finding { check, grade, found, advice } in findings {
         match format {
-            Format::Json => output::json(&json!({
-                "check": check,
-                "grade": grade.as_str(),
-                "found": found,
-                "advice": (!advice.is_empty()).then_some(advice),
-            }))?,
+            Format::Json => output::json(&Found {
+                check: check.name.to_owned(),
+                grade: *grade,
+                code: (*grade != Grade::Pass).then(|| check.code.to_owned()),
+                found: found.clone(),
+                advice: (!advice.is_empty()).then(|| (*advice).to_owned()),
+            })?,
             Format::Table => {
-                output::line(&format!("{}  {check:<12}  {found}", grade.as_str()))?;
+                output::line(&format!("{}  {:<12}  {found}", grade.as_str(), check.name))?;
                 if !advice.is_empty() {
-                    output::line(&format!("                    {advice}"))?;
+                    output::line(&format!("                    {advice} (annals explain {})", check.code))?;
                 }
             }
         }

@@ -1,8 +1,11 @@
 //! `annals explain`: what an error code means and what to do about it.
 
-use serde_json::json;
+use clap_complete::engine::ArgValueCandidates;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::codes::{PAGES, title};
+use crate::complete;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
@@ -14,11 +17,25 @@ Examples:
   annals explain                     # all codes, a line each")]
 pub(crate) struct Arguments {
     /// The code, as an error shows it; `1003` and `ann-1003` mean the same.
+    #[arg(add = ArgValueCandidates::new(complete::codes))]
     code: Option<String>,
 
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
+}
+
+/// An error code.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Explained {
+    /// As errors show it: ANN- and four digits.
+    code: String,
+    /// What it means, in a line.
+    title: String,
+    /// Its page, in Markdown; only where one code was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -30,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
             Format::Json => {
                 for (code, page) in PAGES {
-                    output::json(&json!({ "code": code, "title": title(page) }))?;
+                    output::json(&Explained { code: (*code).to_owned(), title: title(page).to_owned(), page: None })?;
                 }
                 Ok(())
             }
@@ -45,7 +62,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     })?;
     match arguments.output {
         Format::Table => output::line(page.trim_end())?,
-        Format::Json => output::json(&json!({ "code": code, "title": title(page), "page": page }))?,
+        Format::Json => output::json(&Explained {
+            code: (*code).to_owned(),
+            title: title(page).to_owned(),
+            page: Some((*page).to_owned()),
+        })?,
     }
     Ok(())
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use annals_backup::history::{Reader, Selection};
 use annals_backup::line::{self, Rolling, Traveller};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::Connection;
 use crate::failure::Failure;
@@ -53,6 +54,18 @@ pub(crate) struct Arguments {
     after_position: Option<u64>,
 }
 
+/// What an export wrote, on standard error: standard output may be the events'.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Exported {
+    /// Events.
+    events: u64,
+    /// The position of the last one.
+    position: u64,
+    /// Over all of them, 32 hexadecimal digits.
+    hash: String,
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let client = arguments.connection.client()?;
     let selection = Selection { stream: arguments.stream, prefixes: arguments.prefix, system: arguments.system };
@@ -90,7 +103,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         file.sync_all()?;
     }
     match arguments.connection.format() {
-        Format::Json => eprintln!("{}", json!({"events": events, "position": last, "hash": hash.to_string()})),
+        Format::Json => {
+            let exported = Exported { events, position: last, hash: hash.to_string() };
+            eprintln!("{}", serde_json::to_string(&exported).map_err(io::Error::from)?);
+        }
         Format::Table => eprintln!("exported {events} events, to position {last}, hash {hash}"),
     }
     Ok(result?)

@@ -11,8 +11,8 @@ use annals_backup::history::{Reader, Selection};
 use annals_backup::import::{Import, Incoming, Placing, Report};
 use annals_backup::line::{self, LINE_BYTES_MAX, Traveller};
 use annals_client::Client;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::Connection;
@@ -92,6 +92,37 @@ struct Kept {
     events: u64,
     /// See [`Import::offsets`].
     offsets: HashMap<String, u64>,
+}
+
+/// What an import brought in, and what is there of it.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Imported {
+    /// Events, of this run.
+    events: u64,
+    /// Streams that they are of.
+    streams: u64,
+    /// The position of the last one here.
+    position: u64,
+    /// Whether some were there before, and were not written again.
+    some_were_there: bool,
+    /// Whether this run went on with an earlier one.
+    resumed: bool,
+    /// How long it took, in seconds, without the comparison.
+    seconds: f64,
+    /// Events a second.
+    events_per_second: f64,
+    /// Over what was sent, 32 hexadecimal digits.
+    sent_hash: String,
+    /// Events that were found afterwards; null, as all of what was found: nobody looked
+    /// (--no-verify).
+    found_events: Option<u64>,
+    /// Over what was found, 32 hexadecimal digits.
+    found_hash: Option<String>,
+    /// Whether the events have the times that they came with.
+    times_kept: Option<bool>,
+    /// Whether what was found is what was sent.
+    equal: Option<bool>,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -273,20 +304,20 @@ fn tell(report: &Report, resumed: bool, format: Format) -> io::Result<()> {
     let rate = report.events as f64 / seconds.max(0.001);
     let found = report.found.as_ref();
     if format == Format::Json {
-        return output::json(&json!({
-            "events": report.events,
-            "streams": report.streams,
-            "position": report.position,
-            "someWereThere": report.repeated_some,
-            "resumed": resumed,
-            "seconds": seconds,
-            "eventsPerSecond": rate.round(),
-            "sentHash": report.sent.to_string(),
-            "foundEvents": found.map(|found| found.events),
-            "foundHash": found.map(|found| found.hash.to_string()),
-            "timesKept": found.map(|found| found.times_kept),
-            "equal": found.map(|_| report.is_equal()),
-        }));
+        return output::json(&Imported {
+            events: report.events,
+            streams: report.streams,
+            position: report.position,
+            some_were_there: report.repeated_some,
+            resumed,
+            seconds,
+            events_per_second: rate.round(),
+            sent_hash: report.sent.to_string(),
+            found_events: found.map(|found| found.events),
+            found_hash: found.map(|found| found.hash.to_string()),
+            times_kept: found.map(|found| found.times_kept),
+            equal: found.map(|_| report.is_equal()),
+        });
     }
     let these = if resumed { "since it was resumed" } else { "in all" };
     output::line(&format!("events   {} of {} streams, {these}", report.events, report.streams))?;

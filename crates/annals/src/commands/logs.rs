@@ -1,16 +1,17 @@
 //! `annals node logs` and `annals node log-level`: what a node logs.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use annals_client::Logs;
 use annals_proto::annals::v1::{LogLevelReply, LogLine};
-use annals_server::time::rfc3339;
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::duration::time;
 use crate::failure::Failure;
-use crate::output::{self, Format};
+use crate::output::{self, Format, Time};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -84,25 +85,53 @@ pub(crate) async fn run(command: Command, logs: &Logs, format: Format) -> Result
     }
 }
 
-fn at(ticks: u64) -> String {
-    rfc3339(UNIX_EPOCH + Duration::from_micros(ticks / 10))
+/// What a node logs.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Level {
+    /// Who answers.
+    node: u64,
+    /// The directives that hold now.
+    level: String,
+    /// Those that are configured, and hold again later.
+    configured: String,
+    /// When a change at run time ends; null: there is none, or it has no end.
+    ends: Option<Time>,
+}
+
+/// A line of a node's log.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Logged {
+    /// Counts from 1 at the start of the process.
+    number: u64,
+    /// When it was said.
+    time: Time,
+    /// How grave it is.
+    #[schemars(extend("enum" = ["error", "warn", "info", "debug", "trace"]))]
+    level: String,
+    /// The module that says it.
+    target: String,
+    /// What it says.
+    message: String,
+    /// Values by name, as text.
+    fields: BTreeMap<String, String>,
+    /// So many lines before this one were left out, as they came faster than they were
+    /// read; only where there were such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed: Option<u64>,
 }
 
 fn tell_level(reply: &LogLevelReply, format: Format) -> std::io::Result<()> {
     let LogLevelReply { directives, configured, ends, node } = reply;
-    let ends = (*ends > 0).then(|| at(*ends));
+    let ends = Time::unless_never(*ends);
     if format == Format::Json {
-        return output::json(&json!({
-            "node": node,
-            "level": directives,
-            "configured": configured,
-            "ends": ends,
-        }));
+        return output::json(&Level { node: *node, level: directives.clone(), configured: configured.clone(), ends });
     }
     if directives == configured {
         return output::line(&format!("node {node} logs {directives}, as configured"));
     }
-    let until = ends.unwrap_or_else(|| "its next restart or reload".to_owned());
+    let until = ends.map_or_else(|| "its next restart or reload".to_owned(), |time| time.to_string());
     output::line(&format!("node {node} logs {directives} until {until}, then {configured} as configured"))
 }
 
@@ -119,7 +148,7 @@ fn text(line: &LogLine, colours: bool) -> String {
     if line.missed > 0 {
         text.push_str(&format!("… {} lines left out: they came faster than they could be read\n", line.missed));
     }
-    text.push_str(&format!("{} {level} {}: {}", at(line.time), line.target, plain(&line.message)));
+    text.push_str(&format!("{} {level} {}: {}", Time::of_ticks(line.time), line.target, plain(&line.message)));
     for field in &line.fields {
         text.push_str(&format!(" {}={}", field.name, plain(&field.value)));
     }
@@ -132,19 +161,16 @@ fn plain(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-fn object(line: &LogLine) -> Value {
-    let mut object = Map::new();
-    object.insert("number".to_owned(), json!(line.number));
-    object.insert("time".to_owned(), json!(at(line.time)));
-    object.insert("level".to_owned(), json!(line.level));
-    object.insert("target".to_owned(), json!(line.target));
-    object.insert("message".to_owned(), json!(line.message));
-    let fields: Map<_, _> = line.fields.iter().map(|field| (field.name.clone(), json!(field.value))).collect();
-    object.insert("fields".to_owned(), Value::Object(fields));
-    if line.missed > 0 {
-        object.insert("missed".to_owned(), json!(line.missed));
+fn object(line: &LogLine) -> Logged {
+    Logged {
+        number: line.number,
+        time: Time::of_ticks(line.time),
+        level: line.level.clone(),
+        target: line.target.clone(),
+        message: line.message.clone(),
+        fields: line.fields.iter().map(|field| (field.name.clone(), field.value.clone())).collect(),
+        missed: (line.missed > 0).then_some(line.missed),
     }
-    Value::Object(object)
 }
 
 #[cfg(test)]

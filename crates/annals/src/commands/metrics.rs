@@ -1,7 +1,8 @@
 //! `annals metrics`: what a node counts.
 
 use annals_server::Metrics;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -27,6 +28,24 @@ Examples:
     },
 }
 
+/// A metric of a node.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Metric {
+    /// The part of the system that it belongs to.
+    group: String,
+    /// Its full name; the unit ends it.
+    name: String,
+    /// What Prometheus calls it.
+    #[schemars(extend("enum" = ["counter", "gauge", "histogram"]))]
+    #[serde(rename = "type")]
+    kind: String,
+    /// The names of its labels.
+    labels: Vec<String>,
+    /// What it says, with its unit.
+    help: String,
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let Command::List { output } = &arguments.command;
     let metrics = Metrics::new();
@@ -34,13 +53,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Format::Table => output::line(metrics.markdown().trim_end())?,
         Format::Json => {
             for metric in metrics.declarations() {
-                output::json(&json!({
-                    "group": metric.group,
-                    "name": metric.name,
-                    "type": metric.kind,
-                    "labels": metric.labels,
-                    "help": metric.help,
-                }))?;
+                output::json(&Metric {
+                    group: metric.group.to_owned(),
+                    name: metric.name.clone(),
+                    kind: metric.kind.to_owned(),
+                    labels: metric.labels.clone(),
+                    help: metric.help.clone(),
+                })?;
             }
         }
     }

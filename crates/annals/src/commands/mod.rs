@@ -23,14 +23,23 @@ pub(crate) mod user;
 pub(crate) mod verify;
 pub(crate) mod version;
 
-use std::io::IsTerminal as _;
-
-use annals_client::{Client, Cursor, Item, Reading, Settings, Source};
+use annals_client::{Client, Cursor, Host, Item, Reading, Settings, Source};
 
 use crate::contexts::Contexts;
-use crate::failure::{Code, Failure};
-use crate::output::{Events, Format};
+use crate::events::Events;
+use crate::failure::Failure;
+use crate::output::Format;
 use crate::{Connection, DEFAULT_URL};
+
+/// A noun whose commands talk to a server.
+#[derive(clap::Args)]
+pub(crate) struct At<C: clap::Subcommand> {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+
+    #[command(subcommand)]
+    pub(crate) command: C,
+}
 
 impl Connection {
     /// A client for the server that was named.
@@ -48,7 +57,7 @@ impl Connection {
     }
 
     /// The server: by flag, by variable, by the selected context, or this machine.
-    fn named(&self) -> Result<Settings, Failure> {
+    pub(crate) fn named(&self) -> Result<Settings, Failure> {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let server = self.server.clone().or_else(|| variable("ANNALS_URL").filter(|_| self.context.is_none()));
         if let Some(server) = server {
@@ -72,21 +81,16 @@ impl Connection {
     }
 }
 
-/// Asks whoever sits there; nobody there is a no.
-pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("say --yes: there is nobody to ask"));
-    }
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::new(Code::Failed, anyhow::anyhow!("not confirmed"))),
-    }
+/// Where a member says that it is reached, `HOST:PORT`.
+pub(crate) fn host(address: &str) -> Host {
+    let (name, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let port = port.parse().unwrap_or(annals_client::connection_string::DEFAULT_PORT);
+    Host { name: name.trim_matches(['[', ']']).to_owned(), port }
+}
+
+/// A client for one member alone, which otherwise connects as these settings say.
+pub(crate) fn alone(settings: &Settings, address: &str) -> Client {
+    Client::new(Settings { hosts: vec![host(address)], discover: false, ..settings.clone() })
 }
 
 /// `start`, `end` or a number.

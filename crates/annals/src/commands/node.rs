@@ -1,35 +1,29 @@
 //! `annals node`: one node, mostly before and after it is restarted.
 
 mod local;
-mod recover;
+pub(crate) mod recover;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use annals_client::Maintenance;
 use annals_proto::annals::v1::drain_progress::Step;
 use annals_proto::annals::v1::{DrainProgress, InfoReply, MaintenanceLease};
-use annals_server::time::rfc3339;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::Connection;
-use crate::commands::logs;
+use crate::commands::{At, logs};
 use crate::duration::time;
 use crate::failure::{Code, Failure};
-use crate::output::{self, Format};
+use crate::output::{self, Format, Time};
 
 /// Flags of `annals node`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Get a node out of everybody's way before it is restarted.
     #[command(after_help = "\
 The node takes the cluster's maintenance lease and waits for it while another
@@ -90,7 +84,7 @@ Examples:
 
 /// How the node on this machine is found.
 #[derive(clap::Args)]
-struct Local {
+pub(crate) struct Local {
     /// The node that is configured here, in the environment and in files, over loopback,
     /// with the token that it leaves in its data directory.
     #[arg(long)]
@@ -107,6 +101,97 @@ struct Local {
     /// With --local: where it listens.
     #[arg(long, value_name = "IP:PORT", requires = "local")]
     listen: Option<String>,
+}
+
+/// Whose turn it is to be maintained.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Lease {
+    /// The node.
+    node: u64,
+    /// Since when.
+    since: Time,
+    /// Until when others wait for it.
+    until: Time,
+}
+
+/// A step of a drain.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Drained {
+    /// What is reached; the last one is drained or notAMember.
+    #[schemars(extend("enum" = [
+        "waiting", "leaseHeld", "notAccepting", "leadershipHandedOver", "flushed", "drained", "notAMember", "unknown"
+    ]))]
+    step: &'static str,
+    /// The same for people.
+    text: String,
+    /// Milliseconds since the drain began.
+    elapsed_ms: u64,
+}
+
+/// A drain that was taken back.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Resumed {
+    /// The node.
+    node: u64,
+    /// Whether it was drained.
+    was_drained: bool,
+}
+
+/// Whether a node is ready.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Readiness {
+    /// Whether all checks hold.
+    ready: bool,
+    /// Each check by its name: ok, or what is not.
+    checks: BTreeMap<String, String>,
+}
+
+/// A node, as it sees itself.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Info {
+    /// The id of its cluster; empty: it has joined none yet.
+    cluster: String,
+    /// Its id; 0: it has none yet.
+    node: u64,
+    /// The name of its data directory, made when the directory was.
+    incarnation: String,
+    /// The name of this start of it.
+    boot: String,
+    /// Where clients and peers reach it, HOST:PORT.
+    address: String,
+    /// The release that it runs.
+    version: String,
+    /// What its process is at, as starting or serving.
+    phase: String,
+    /// What it is in the cluster, as leader or follower.
+    role: String,
+    /// The node that leads; null: none is known.
+    leader: Option<u64>,
+    /// Raft's term.
+    term: u64,
+    /// The index of the last entry known to be on a majority of the voters.
+    committed_index: u64,
+    /// The index of the last entry that it has applied.
+    applied_index: u64,
+    /// The index of the last entry of its log.
+    last_log_index: u64,
+    /// The position of the newest event that it has applied; 0: none.
+    tail: u64,
+    /// Whether all checks hold.
+    ready: bool,
+    /// Whether it is drained.
+    drained: bool,
+    /// Each check by its name: ok, or what is not.
+    checks: BTreeMap<String, String>,
+    /// Whose turn it is to be maintained; null: nobody's.
+    lease: Option<Lease>,
+    /// Seconds since it was started.
+    uptime_seconds: u64,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -157,11 +242,9 @@ fn tell(step: &DrainProgress, format: Format) -> std::io::Result<()> {
     let seconds = step.elapsed_ms as f64 / 1_000.0;
     match format {
         Format::Table => output::line(&format!("{seconds:7.1} s  {}", step.text)),
-        Format::Json => output::json(&json!({
-            "step": name(step.step()),
-            "text": step.text,
-            "elapsedMs": step.elapsed_ms,
-        })),
+        Format::Json => {
+            output::json(&Drained { step: name(step.step()), text: step.text.clone(), elapsed_ms: step.elapsed_ms })
+        }
     }
 }
 
@@ -181,7 +264,7 @@ fn name(step: Step) -> &'static str {
 async fn resume(maintenance: &Maintenance, format: Format) -> Result<(), Failure> {
     let reply = maintenance.resume().await?;
     match format {
-        Format::Json => output::json(&json!({ "node": reply.node, "wasDrained": reply.was_drained }))?,
+        Format::Json => output::json(&Resumed { node: reply.node, was_drained: reply.was_drained })?,
         Format::Table if reply.was_drained => output::line(&format!("node {} serves again", reply.node))?,
         Format::Table => output::line(&format!("node {} was not drained", reply.node))?,
     }
@@ -192,7 +275,7 @@ async fn check(maintenance: &Maintenance, format: Format) -> Result<(), Failure>
     let unhealthy = |error: anyhow::Error| Failure::new(Code::Unhealthy, error);
     let info = maintenance.info().await.map_err(|error| unhealthy(error.into()))?;
     match format {
-        Format::Json => output::json(&json!({ "ready": info.ready, "checks": checks(&info) }))?,
+        Format::Json => output::json(&Readiness { ready: info.ready, checks: checks(&info) })?,
         Format::Table => {
             for check in &info.checks {
                 match check.failure.as_str() {
@@ -205,34 +288,35 @@ async fn check(maintenance: &Maintenance, format: Format) -> Result<(), Failure>
     if info.ready { Ok(()) } else { Err(unhealthy(anyhow::anyhow!("node {} is not ready", info.node))) }
 }
 
-fn checks(info: &InfoReply) -> Value {
-    let check = |failure: &str| if failure.is_empty() { json!("ok") } else { json!(failure) };
-    info.checks.iter().map(|each| (each.name.clone(), check(&each.failure))).collect::<serde_json::Map<_, _>>().into()
+/// `ok`, or what is not.
+fn checks(info: &InfoReply) -> BTreeMap<String, String> {
+    let check = |failure: &str| if failure.is_empty() { "ok".to_owned() } else { failure.to_owned() };
+    info.checks.iter().map(|each| (each.name.clone(), check(&each.failure))).collect()
 }
 
 fn info(info: &InfoReply, format: Format) -> std::io::Result<()> {
     if format == Format::Json {
-        return output::json(&json!({
-            "cluster": info.cluster,
-            "node": info.node,
-            "incarnation": info.incarnation,
-            "boot": info.boot,
-            "address": info.address,
-            "version": info.version,
-            "phase": info.phase,
-            "role": info.role,
-            "leader": (info.leader != 0).then_some(info.leader),
-            "term": info.term,
-            "committedIndex": info.committed_index,
-            "appliedIndex": info.applied_index,
-            "lastLogIndex": info.last_log_index,
-            "tail": info.tail,
-            "ready": info.ready,
-            "drained": info.drained,
-            "checks": checks(info),
-            "lease": info.lease.as_ref().map(lease_json),
-            "uptimeSeconds": info.uptime_seconds,
-        }));
+        return output::json(&Info {
+            cluster: info.cluster.clone(),
+            node: info.node,
+            incarnation: info.incarnation.clone(),
+            boot: info.boot.clone(),
+            address: info.address.clone(),
+            version: info.version.clone(),
+            phase: info.phase.clone(),
+            role: info.role.clone(),
+            leader: (info.leader != 0).then_some(info.leader),
+            term: info.term,
+            committed_index: info.committed_index,
+            applied_index: info.applied_index,
+            last_log_index: info.last_log_index,
+            tail: info.tail,
+            ready: info.ready,
+            drained: info.drained,
+            checks: checks(info),
+            lease: info.lease.as_ref().map(Lease::from),
+            uptime_seconds: info.uptime_seconds,
+        });
     }
     let none = |text: &str, otherwise: &str| if text.is_empty() { otherwise.to_owned() } else { text.to_owned() };
     let leader = if info.leader == 0 { "none".to_owned() } else { format!("node {}", info.leader) };
@@ -261,17 +345,11 @@ fn info(info: &InfoReply, format: Format) -> std::io::Result<()> {
 
 /// Who has the maintenance lease, for people.
 pub(crate) fn lease_text(lease: &MaintenanceLease) -> String {
-    format!("node {} has the lease until {}", lease.node, shown(lease.until))
+    format!("node {} has the lease until {}", lease.node, Time::of_ticks(lease.until))
 }
 
-/// The same for programs.
-pub(crate) fn lease_json(lease: &MaintenanceLease) -> Value {
-    json!({ "node": lease.node, "since": shown(lease.since), "until": shown(lease.until) })
-}
-
-fn shown(ticks: u64) -> String {
-    /// Of a second.
-    const TICKS: u64 = 10_000_000;
-    let nanos = u32::try_from(ticks % TICKS * 100).unwrap_or(0);
-    rfc3339(UNIX_EPOCH + Duration::new(ticks / TICKS, nanos))
+impl From<&MaintenanceLease> for Lease {
+    fn from(lease: &MaintenanceLease) -> Self {
+        Lease { node: lease.node, since: Time::of_ticks(lease.since), until: Time::of_ticks(lease.until) }
+    }
 }

@@ -4,30 +4,29 @@ use std::time::Duration;
 
 use annals_client::{Client, Cursor, Direction, Group, Item, NewGroup, ReadOptions, Resolved, Source};
 use annals_proto::event_store::client::persistent_subscriptions::SubscriptionInfo;
-use serde_json::json;
+use annals_proto::event_store::client::persistent_subscriptions::subscription_info::ConnectionInfo;
+use clap_complete::engine::ArgValueCandidates;
+use schemars::JsonSchema;
+use serde::Serialize;
+use uuid::Uuid;
 
-use crate::Connection;
-use crate::commands::{confirm, cursor};
+use crate::commands::{At, cursor};
+use crate::complete;
+use crate::consent::Consent;
 use crate::failure::{Code, Failure};
-use crate::output::{self, Format};
+use crate::output::{self, Format, Time};
 
 /// Flags of `annals psub`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 /// Which group.
 #[derive(clap::Args)]
-struct Which {
+pub(crate) struct Which {
     /// The stream or index that feeds the group, $all for everything.
-    #[arg(value_name = "SOURCE")]
+    #[arg(value_name = "SOURCE", add = ArgValueCandidates::new(complete::sources))]
     source: String,
     /// The group.
+    #[arg(add = ArgValueCandidates::new(complete::groups))]
     group: String,
 }
 
@@ -38,7 +37,7 @@ impl Which {
 }
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Define a group.
     #[command(after_help = "\
 Examples:
@@ -77,6 +76,7 @@ Examples:
   annals psub ls orders-1 -o json")]
     Ls {
         /// Only groups that this stream, index or $all feeds.
+        #[arg(add = ArgValueCandidates::new(complete::sources))]
         source: Option<String>,
     },
     /// How a group and its consumers do.
@@ -96,9 +96,8 @@ Examples:
     Delete {
         #[command(flatten)]
         which: Which,
-        /// Do not ask.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Print the parked events of a group, with the reasons.
     #[command(after_help = "\
@@ -135,10 +134,88 @@ Examples:
         /// Only so many, the oldest. Default: all.
         #[arg(long, value_name = "N")]
         count: Option<u64>,
-        /// Do not ask.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
+}
+
+/// A group that was changed.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Changed {
+    /// The stream or index that feeds it, $all for everything.
+    source: String,
+    /// Its name.
+    group: String,
+}
+
+/// An event that consumers could not deal with.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Parked {
+    /// Its place among the parked events of the group.
+    revision: u64,
+    /// Why it is parked; may be empty.
+    reason: String,
+    /// When it was parked, where that is told.
+    added: Option<Time>,
+    /// The stream of the event; null, as all of the event: it is gone.
+    stream: Option<String>,
+    /// Its place in that stream.
+    stream_revision: Option<u64>,
+    /// What it is called.
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    /// Its id.
+    id: Option<Uuid>,
+}
+
+/// A group and how it does.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Described {
+    /// The stream or index that feeds it, $all for everything.
+    source: String,
+    /// Its name.
+    group: String,
+    /// Live, Behind or NotReady, possibly with additions.
+    status: String,
+    /// Who gets an event: RoundRobin, DispatchToSingle, Pinned or PinnedByCorrelation.
+    strategy: String,
+    /// Where it began: a revision, a position as C:1/P:1, or -1 for new events only.
+    from: String,
+    /// Up to there all events are dealt with, in the same form; empty: none yet.
+    checkpoint: String,
+    /// The newest event that there is for it, in the same form; empty: none.
+    newest: String,
+    /// Events in memory that wait for a consumer.
+    waiting: i32,
+    /// Of those, events that are retried.
+    retried: i32,
+    /// Events that consumers have and have not answered.
+    in_flight: i32,
+    /// Parked events.
+    parked: i64,
+    /// Events delivered a second, on average.
+    per_second: i32,
+    /// Who consumes.
+    consumers: Vec<Consumer>,
+}
+
+/// A consumer of a group.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Consumer {
+    /// The name of its connection.
+    name: String,
+    /// Who it is; may be empty.
+    user: String,
+    /// Events that it has and has not answered.
+    in_flight: i32,
+    /// Events that it could take besides.
+    free: i32,
+    /// Events that it was given so far.
+    delivered: i64,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -173,8 +250,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Ls { source } => list(&groups.list(source.as_deref()).await?, format)?,
         Command::Info { which } => info(&groups.info(&which.group()).await?, format)?,
-        Command::Delete { which, yes } => {
-            confirm(yes, &format!("Delete the group {} on {}?", which.group, which.source))?;
+        Command::Delete { which, consent } => {
+            let what = "with its checkpoint and its parked events";
+            consent.ask(&format!("this deletes the group {} on {} {what}", which.group, which.source), &which.group)?;
             groups.delete(&which.group()).await?;
             done(&which, "is deleted", format)?;
         }
@@ -188,9 +266,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             groups.replay(&which.group(), before).await?;
             done(&which, "replays", format)?;
         }
-        Command::DropParked { which, count, yes } => {
-            let what = count.map_or_else(|| "all".to_owned(), |count| format!("the oldest {count}"));
-            confirm(yes, &format!("Drop {what} of the parked events of {} on {}?", which.group, which.source))?;
+        Command::DropParked { which, count, consent } => {
+            let these = count.map_or_else(|| "all".to_owned(), |count| format!("the oldest {count}"));
+            let what = format!("this drops {these} of the parked events of {} on {}", which.group, which.source);
+            consent.ask(&what, &which.group)?;
             let before = oldest(&client, &which.group(), count).await?;
             groups.drop_parked(&which.group(), before).await?;
             done(&which, "has dropped them", format)?;
@@ -202,7 +281,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 fn done(which: &Which, what: &str, format: Format) -> std::io::Result<()> {
     match format {
         Format::Table => output::line(&format!("group {} on {} {what}", which.group, which.source)),
-        Format::Json => output::json(&json!({ "source": which.source, "group": which.group })),
+        Format::Json => output::json(&Changed { source: which.source.clone(), group: which.group.clone() }),
     }
 }
 
@@ -242,15 +321,15 @@ fn print_parked(resolved: &Resolved, format: Format) -> std::io::Result<()> {
     let event = resolved.event.as_ref().filter(|_| resolved.link.is_some());
     let reason = told["reason"].as_str().unwrap_or_default();
     if format == Format::Json {
-        return output::json(&json!({
-            "revision": link.revision,
-            "reason": reason,
-            "added": told["added"],
-            "stream": event.map(|event| event.stream.clone()),
-            "streamRevision": event.map(|event| event.revision),
-            "type": event.map(|event| event.event_type.clone()),
-            "id": event.map(|event| event.id.to_string()),
-        }));
+        return output::json(&Parked {
+            revision: link.revision,
+            reason: reason.to_owned(),
+            added: told["added"].as_str().map(|added| Time::of_text(added.to_owned())),
+            stream: event.map(|event| event.stream.clone()),
+            stream_revision: event.map(|event| event.revision),
+            event_type: event.map(|event| event.event_type.clone()),
+            id: event.map(|event| event.id),
+        });
     }
     let event = event.map_or_else(
         || "an event that is gone".to_owned(),
@@ -261,7 +340,7 @@ fn print_parked(resolved: &Resolved, format: Format) -> std::io::Result<()> {
 
 fn list(all: &[SubscriptionInfo], format: Format) -> std::io::Result<()> {
     if format == Format::Json {
-        return all.iter().try_for_each(|info| output::json(&as_json(info)));
+        return all.iter().try_for_each(|info| output::json(&described(info)));
     }
     let row = |info: &SubscriptionInfo| {
         vec![
@@ -285,7 +364,7 @@ fn or_none(text: &str) -> String {
 
 fn info(info: &SubscriptionInfo, format: Format) -> std::io::Result<()> {
     if format == Format::Json {
-        return output::json(&as_json(info));
+        return output::json(&described(info));
     }
     output::line(&format!("group       {} on {}, {}", info.group_name, info.event_source, info.status))?;
     output::line(&format!(
@@ -309,43 +388,39 @@ fn info(info: &SubscriptionInfo, format: Format) -> std::io::Result<()> {
         info.parked_message_count,
         info.average_per_second
     ))?;
-    let row =
-        |consumer: &annals_proto::event_store::client::persistent_subscriptions::subscription_info::ConnectionInfo| {
-            vec![
-                consumer.connection_name.clone(),
-                consumer.username.clone(),
-                consumer.in_flight_messages.to_string(),
-                consumer.available_slots.to_string(),
-                consumer.total_items.to_string(),
-            ]
-        };
+    let row = |consumer: &ConnectionInfo| {
+        vec![
+            consumer.connection_name.clone(),
+            consumer.username.clone(),
+            consumer.in_flight_messages.to_string(),
+            consumer.available_slots.to_string(),
+            consumer.total_items.to_string(),
+        ]
+    };
     output::table(&["CONSUMER", "USER", "IN FLIGHT", "FREE", "DELIVERED"], info.connections.iter().map(row).collect())
 }
 
-fn as_json(info: &SubscriptionInfo) -> serde_json::Value {
-    let consumer =
-        |consumer: &annals_proto::event_store::client::persistent_subscriptions::subscription_info::ConnectionInfo| {
-            json!({
-                "name": consumer.connection_name,
-                "user": consumer.username,
-                "inFlight": consumer.in_flight_messages,
-                "free": consumer.available_slots,
-                "delivered": consumer.total_items,
-            })
-        };
-    json!({
-        "source": info.event_source,
-        "group": info.group_name,
-        "status": info.status,
-        "strategy": info.named_consumer_strategy,
-        "from": info.start_from,
-        "checkpoint": info.last_checkpointed_event_position,
-        "newest": info.last_known_event_position,
-        "waiting": info.read_buffer_count,
-        "retried": info.retry_buffer_count,
-        "inFlight": info.total_in_flight_messages,
-        "parked": info.parked_message_count,
-        "perSecond": info.average_per_second,
-        "consumers": info.connections.iter().map(consumer).collect::<Vec<_>>(),
-    })
+fn described(info: &SubscriptionInfo) -> Described {
+    let consumer = |consumer: &ConnectionInfo| Consumer {
+        name: consumer.connection_name.clone(),
+        user: consumer.username.clone(),
+        in_flight: consumer.in_flight_messages,
+        free: consumer.available_slots,
+        delivered: consumer.total_items,
+    };
+    Described {
+        source: info.event_source.clone(),
+        group: info.group_name.clone(),
+        status: info.status.clone(),
+        strategy: info.named_consumer_strategy.clone(),
+        from: info.start_from.clone(),
+        checkpoint: info.last_checkpointed_event_position.clone(),
+        newest: info.last_known_event_position.clone(),
+        waiting: info.read_buffer_count,
+        retried: info.retry_buffer_count,
+        in_flight: info.total_in_flight_messages,
+        parked: info.parked_message_count,
+        per_second: info.average_per_second,
+        consumers: info.connections.iter().map(consumer).collect(),
+    }
 }

@@ -1,33 +1,26 @@
 //! `annals scavenge`: giving the space of deleted events back.
 
 use std::io::IsTerminal as _;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use annals_client::Cluster;
 use annals_proto::annals::v1::ScavengeReply;
 use annals_proto::annals::v1::scavenge_reply::Phase;
-use annals_server::time::rfc3339;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::Connection;
+use crate::commands::At;
 use crate::failure::{Code, Failure};
-use crate::output::{self, Format};
+use crate::output::{self, Format, Time};
 
 /// How often it is looked how far a scavenge is.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Flags of `annals scavenge`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Start a scavenge of the whole cluster, unless one runs.
     #[command(after_help = "\
 What goes for good: events of deleted streams, events that $maxCount or $tb hide, and
@@ -61,6 +54,33 @@ Examples:
         /// Only the one with this id.
         id: Option<String>,
     },
+}
+
+/// The last scavenge, as the node that answers knows it.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Scavenge {
+    /// Its id; null: there never was one.
+    scavenge: Option<String>,
+    /// How it stands; none: there never was one.
+    #[schemars(extend("enum" = ["none", "running", "completed", "stopped"]))]
+    phase: &'static str,
+    /// It looks at events up to this position.
+    point: u64,
+    /// It has looked at events up to this position.
+    position: u64,
+    /// Events that it has reclaimed.
+    events: u64,
+    /// Bytes of data and metadata that those had.
+    bytes: u64,
+    /// When it began.
+    started: Option<Time>,
+    /// When it ended; null: it has not yet.
+    ended: Option<Time>,
+    /// Who answers.
+    node: u64,
+    /// Bytes of the files with events on that node.
+    file_bytes: u64,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -120,21 +140,19 @@ fn phase(reply: &ScavengeReply) -> &'static str {
 }
 
 fn tell(reply: &ScavengeReply, format: Format) -> std::io::Result<()> {
-    let time = |ticks: u64| rfc3339(UNIX_EPOCH + Duration::from_micros(ticks / 10));
-    let at = |ticks: u64| (ticks > 0).then(|| time(ticks));
     if format == Format::Json {
-        return output::json(&json!({
-            "scavenge": (!reply.scavenge.is_empty()).then_some(&reply.scavenge),
-            "phase": phase(reply),
-            "point": reply.point,
-            "position": reply.cursor,
-            "events": reply.events,
-            "bytes": reply.bytes,
-            "started": at(reply.started),
-            "ended": at(reply.ended),
-            "node": reply.node,
-            "fileBytes": reply.file_bytes,
-        }));
+        return output::json(&Scavenge {
+            scavenge: (!reply.scavenge.is_empty()).then(|| reply.scavenge.clone()),
+            phase: phase(reply),
+            point: reply.point,
+            position: reply.cursor,
+            events: reply.events,
+            bytes: reply.bytes,
+            started: Time::unless_never(reply.started),
+            ended: Time::unless_never(reply.ended),
+            node: reply.node,
+            file_bytes: reply.file_bytes,
+        });
     }
     if reply.phase() == Phase::Unspecified {
         return Ok(());
@@ -142,7 +160,7 @@ fn tell(reply: &ScavengeReply, format: Format) -> std::io::Result<()> {
     output::line(&format!("scavenge  {}, {}", reply.scavenge, phase(reply)))?;
     output::line(&format!("position  {}", progress(reply)))?;
     output::line(&format!("reclaimed {} bytes of data and metadata", reply.bytes))?;
-    let ended = at(reply.ended).map(|time| format!(", ended {time}")).unwrap_or_default();
-    output::line(&format!("started   {}{ended}", at(reply.started).unwrap_or_default()))?;
+    let ended = Time::unless_never(reply.ended).map(|time| format!(", ended {time}")).unwrap_or_default();
+    output::line(&format!("started   {}{ended}", Time::of_ticks(reply.started)))?;
     output::line(&format!("files     {} bytes of events on node {}", reply.file_bytes, reply.node))
 }

@@ -1,42 +1,30 @@
 //! `annals stream`: one stream.
 
-use std::io::{IsTerminal as _, Write as _};
+mod append;
 
-use annals_client::{Client, Cursor, Direction, Error, Expected, Item, NewEvent, ReadOptions, Resolved, Source};
-use annals_server::time::rfc3339;
-use anyhow::Context as _;
-use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::json;
-use serde_json::value::RawValue;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use uuid::Uuid;
+use annals_client::{Client, Cursor, Direction, Error, Expected, Item, ReadOptions, Resolved, Source};
+use annals_proto::annals::v1::list_streams_reply::Stream;
+use clap_complete::engine::ArgValueCompleter;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
-use crate::Connection;
-use crate::commands::{cursor, follow, print};
+use self::append::{Append, append};
+use crate::commands::{At, cursor, follow, print};
+use crate::complete;
+use crate::consent::Consent;
+use crate::events::{Events, Numbering};
 use crate::failure::{Code, Failure};
-use crate::output::{self, Events, Format, Numbering};
-
-/// Events of one append when many come from standard input.
-const BATCH_EVENTS: usize = 500;
-/// Bytes of the same.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+use crate::output::{self, Format, Time};
 
 /// Streams asked for at a time.
 const LIST_PAGE: u32 = 1_000;
 
 /// Flags of `annals stream`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Append one event, or many from standard input.
     #[command(after_help = "\
 Without --type, standard input holds one JSON object per line:
@@ -60,6 +48,7 @@ Examples:
   annals stream tail '$ce-orders' --resolve-links --from start -o json")]
     Tail {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
         /// Where to begin: start, end, or after a revision.
         #[arg(long, value_parser = cursor, default_value = "end")]
@@ -97,19 +86,23 @@ Examples:
   annals stream info orders-1 -o json")]
     Info {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
     },
     /// Hide all events of a stream. It can be written again.
     #[command(after_help = "\
 Examples:
   annals stream delete orders-1
-  annals stream delete orders-1 --expect 41")]
+  annals stream delete orders-1 --expect 41 --yes")]
     Delete {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
         /// The state it must be in: any, no-stream, exists, or its last revision.
         #[arg(long, value_parser = expected, default_value = "any")]
         expect: Expected,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// End a stream for ever. It can never be written again.
     #[command(after_help = "\
@@ -118,13 +111,13 @@ Examples:
   annals stream tombstone orders-1 --expect 41 --yes")]
     Tombstone {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
         /// The state it must be in: any, no-stream, exists, or its last revision.
         #[arg(long, value_parser = expected, default_value = "any")]
         expect: Expected,
-        /// Do not ask.
-        #[arg(short, long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// The metadata of a stream.
     Meta {
@@ -134,32 +127,9 @@ Examples:
 }
 
 #[derive(clap::Args)]
-struct Append {
+pub(crate) struct Read {
     /// The stream.
-    stream: String,
-    /// The event's type.
-    #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<String>,
-    /// The event's data: JSON, @FILE, or - for standard input.
-    #[arg(long, value_name = "JSON|@FILE|-", requires = "event_type", allow_hyphen_values = true)]
-    data: Option<String>,
-    /// The event's metadata: JSON, or @FILE.
-    #[arg(long, value_name = "JSON|@FILE", requires = "event_type")]
-    metadata: Option<String>,
-    /// The event's id. The same id again is not written again.
-    #[arg(long, value_name = "UUID", requires = "event_type")]
-    id: Option<Uuid>,
-    /// The data is not JSON.
-    #[arg(long, requires = "event_type")]
-    binary: bool,
-    /// The state the stream must be in: any, no-stream, exists, or its last revision.
-    #[arg(long, value_parser = expected, default_value = "any")]
-    expect: Expected,
-}
-
-#[derive(clap::Args)]
-struct Read {
-    /// The stream.
+    #[arg(add = ArgValueCompleter::new(complete::streams))]
     stream: String,
     /// Where to begin: start, end, or a revision (inclusive).
     #[arg(long, value_parser = cursor)]
@@ -176,7 +146,7 @@ struct Read {
 }
 
 #[derive(clap::Subcommand)]
-enum Meta {
+pub(crate) enum Meta {
     /// Print it.
     #[command(after_help = "\
 Examples:
@@ -184,21 +154,28 @@ Examples:
   annals stream meta get orders-1 -o json")]
     Get {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
     },
     /// Set it, whole: what is not given is gone.
     #[command(after_help = "\
+$maxAge, $maxCount and $tb hide events, and the next scavenge takes those for good: a
+stream that has events is asked about before one of these is changed.
+
 Examples:
-  annals stream meta set orders-1 '{\"$maxCount\": 100}'
+  annals stream meta set orders-1 '{\"$maxCount\": 100}' --yes
   annals stream meta set orders-1 '{\"$maxAge\": 86400, \"owner\": \"shop\"}'")]
     Set {
         /// The stream.
+        #[arg(add = ArgValueCompleter::new(complete::streams))]
         stream: String,
         /// The metadata.
         json: String,
         /// The state the metastream must be in: any, no-stream, exists, or its last revision.
         #[arg(long, value_parser = expected, default_value = "any")]
         expect: Expected,
+        #[command(flatten)]
+        consent: Consent,
     },
 }
 
@@ -214,6 +191,68 @@ fn expected(text: &str) -> Result<Expected, String> {
     }
 }
 
+/// What was written.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Written {
+    /// The stream.
+    stream: String,
+    /// The place of the last event in the stream; null where nothing is in it after
+    /// this, as when it was deleted.
+    revision: Option<u64>,
+    /// The place of the last event in the whole log; null: the server did not tell.
+    position: Option<u64>,
+    /// Events that were written.
+    events: usize,
+}
+
+/// A stream in a list.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Listed {
+    /// Its name.
+    stream: String,
+    /// The revision of its last event; null: it has none.
+    last_revision: Option<u64>,
+    /// How it stands: ended is for ever.
+    #[schemars(extend("enum" = ["live", "deleted", "ended"]))]
+    state: &'static str,
+}
+
+/// What is known of a stream.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Described {
+    /// Its name.
+    stream: String,
+    /// How it stands: ended is for ever.
+    #[schemars(extend("enum" = ["live", "deleted", "ended"]))]
+    state: &'static str,
+    /// The revision of its last event, visible or not; null: it has none.
+    last_revision: Option<u64>,
+    /// The revision of the first event that readers see; null, as the other properties of
+    /// what readers see: there is none.
+    first_visible_revision: Option<u64>,
+    /// When that was written.
+    first_created: Option<Time>,
+    /// When the last event that readers see was written.
+    last_created: Option<Time>,
+    /// The place of that in the whole log.
+    last_position: Option<u64>,
+    /// Its metadata; null: it has none.
+    metadata: Option<Metadata>,
+}
+
+/// The metadata of a stream: what the server knows begins with $, the rest is yours.
+pub(crate) type Metadata = Map<String, Value>;
+
+/// Metadata as an object.
+fn object(json: &str) -> Result<Metadata, Failure> {
+    serde_json::from_str(json).map_err(|error| {
+        Failure::new(Code::Failed, anyhow::anyhow!("the metadata is no JSON object ({error}): {json}"))
+    })
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let client = arguments.connection.client()?;
     let format = arguments.connection.format();
@@ -226,24 +265,32 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Ls { prefix, after, limit, system } => ls(&client, &prefix, after, limit, system, format).await,
         Command::Info { stream } => info(&client, &stream, format).await,
-        Command::Delete { stream, expect } => {
+        Command::Delete { stream, expect, consent } => {
+            consent.ask(&format!("this hides all events of the stream {stream}"), &stream)?;
             let deleted = client.delete(&stream, expect).await?;
             written(&stream, "deleted", None, deleted.position, 0, format)
         }
-        Command::Tombstone { stream, expect, yes } => {
-            if !yes {
-                confirm(&stream)?;
-            }
+        Command::Tombstone { stream, expect, consent } => {
+            consent.ask(&format!("this ends the stream {stream} for ever"), &stream)?;
             let ended = client.tombstone(&stream, expect).await?;
             written(&stream, "ended for ever", None, ended.position, 0, format)
         }
         Command::Meta { command: Meta::Get { stream } } => match client.metadata(&stream).await? {
-            Some((_, json)) => Ok(output::line(&String::from_utf8_lossy(&json))?),
+            Some((_, json)) => {
+                let json = String::from_utf8_lossy(&json);
+                match format {
+                    Format::Json => Ok(output::json(&object(&json)?)?),
+                    Format::Table => Ok(output::line(&json)?),
+                }
+            }
             None => Err(Failure::new(Code::NotFound, anyhow::anyhow!("stream \"{stream}\" has no metadata"))),
         },
-        Command::Meta { command: Meta::Set { stream, json, expect } } => {
-            serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&json)
+        Command::Meta { command: Meta::Set { stream, json, expect, consent } } => {
+            let metadata = serde_json::from_str::<Metadata>(&json)
                 .map_err(|error| Failure::usage(format!("metadata must be a JSON object: {error}")))?;
+            if let Some(key) = hiding(&client, &stream, &metadata).await? {
+                consent.ask(&format!("this changes {key} of the stream {stream}, which may hide events"), &stream)?;
+            }
             let done = client.set_metadata(&stream, expect, json).await?;
             written(&stream, "metadata set", done.revision, done.position, 1, format)
         }
@@ -261,7 +308,7 @@ fn written(
 ) -> Result<(), Failure> {
     match format {
         Format::Json => {
-            output::json(&json!({ "stream": stream, "revision": revision, "position": position, "events": events }))?;
+            output::json(&Written { stream: stream.to_owned(), revision, position, events })?;
         }
         Format::Table => {
             let revision = revision.map(|revision| format!(", revision {revision}")).unwrap_or_default();
@@ -270,125 +317,6 @@ fn written(
         }
     }
     Ok(())
-}
-
-async fn append(client: &Client, command: Append, format: Format) -> Result<(), Failure> {
-    let Some(event_type) = command.event_type else {
-        return append_lines(client, &command.stream, command.expect, format).await;
-    };
-    let data = match command.data.as_deref() {
-        None => Vec::new(),
-        Some(data) => payload(data).await?,
-    };
-    let json = !command.binary && !data.is_empty();
-    if json {
-        serde_json::from_slice::<&RawValue>(&data).map_err(|error| {
-            Failure::usage(format!("the data is not JSON ({error}); say --binary if it need not be"))
-        })?;
-    }
-    let mut event = NewEvent::new(event_type, json, data);
-    if let Some(id) = command.id {
-        event.id = id;
-    }
-    if let Some(metadata) = &command.metadata {
-        event.metadata = payload(metadata).await?.into();
-    }
-    let done = client.append(&command.stream, command.expect, vec![event]).await?;
-    written(&command.stream, "1 event", done.revision, done.position, 1, format)
-}
-
-async fn payload(text: &str) -> Result<Vec<u8>, Failure> {
-    if text == "-" {
-        let mut bytes = Vec::new();
-        tokio::io::stdin().read_to_end(&mut bytes).await?;
-        return Ok(bytes);
-    }
-    match text.strip_prefix('@') {
-        Some(file) => Ok(tokio::fs::read(file).await.with_context(|| format!("cannot read {file}"))?),
-        None => Ok(text.as_bytes().to_vec()),
-    }
-}
-
-/// An event as a line of standard input.
-#[derive(Deserialize)]
-struct Line {
-    #[serde(rename = "type")]
-    event_type: String,
-    data: Option<Box<RawValue>>,
-    metadata: Option<Box<RawValue>>,
-    id: Option<Uuid>,
-}
-
-async fn append_lines(client: &Client, stream: &str, expect: Expected, format: Format) -> Result<(), Failure> {
-    if std::io::stdin().is_terminal() {
-        return Err(Failure::usage("give --type and --data, or events on standard input: one JSON object per line"));
-    }
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    let mut appender = Appender { client, stream, expect, batch: Vec::new(), bytes: 0, written: 0, last: None };
-    let mut number = 0u64;
-    while let Some(line) = lines.next_line().await? {
-        number += 1;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let line: Line =
-            serde_json::from_str(&line).map_err(|error| Failure::usage(format!("line {number}: {error}")))?;
-        let bytes = |value: Option<Box<RawValue>>| {
-            value.map_or_else(Bytes::new, |value| Bytes::from(value.get().as_bytes().to_vec()))
-        };
-        let data = bytes(line.data);
-        let mut event = NewEvent::new(line.event_type, !data.is_empty(), data);
-        event.metadata = bytes(line.metadata);
-        event.id = line.id.unwrap_or(event.id);
-        appender.push(event).await.map_err(|failure| appender.told(failure))?;
-    }
-    appender.flush().await.map_err(|failure| appender.told(failure))?;
-    let (revision, position) = appender.last.map_or((None, None), |done| (done.revision, done.position));
-    written(stream, &format!("{} events", appender.written), revision, position, appender.written, format)
-}
-
-/// Gathers events and appends them together.
-struct Appender<'a> {
-    client: &'a Client,
-    stream: &'a str,
-    expect: Expected,
-    batch: Vec<NewEvent>,
-    bytes: usize,
-    written: usize,
-    last: Option<annals_client::Appended>,
-}
-
-impl Appender<'_> {
-    async fn push(&mut self, event: NewEvent) -> Result<(), Error> {
-        self.bytes += event.data.len() + event.metadata.len();
-        self.batch.push(event);
-        if self.batch.len() >= BATCH_EVENTS || self.bytes >= BATCH_BYTES { self.flush().await } else { Ok(()) }
-    }
-
-    async fn flush(&mut self) -> Result<(), Error> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        let batch = std::mem::take(&mut self.batch);
-        self.bytes = 0;
-        let events = batch.len();
-        let done = self.client.append(self.stream, self.expect, batch).await?;
-        self.written += events;
-        // A condition on the first append holds for all of them together.
-        self.expect = match (self.expect, done.revision) {
-            (Expected::NoStream | Expected::Exactly(_), Some(revision)) => Expected::Exactly(revision),
-            (expect, _) => expect,
-        };
-        self.last = Some(done);
-        Ok(())
-    }
-
-    fn told(&self, error: Error) -> Failure {
-        if self.written > 0 {
-            eprintln!("{} events were appended before this failed", self.written);
-        }
-        error.into()
-    }
 }
 
 async fn read(client: &Client, command: Read, format: Format) -> Result<(), Failure> {
@@ -424,9 +352,7 @@ async fn ls(
             let state = state(&stream);
             match format {
                 Format::Json => {
-                    output::json(
-                        &json!({ "stream": stream.name, "lastRevision": stream.last_revision, "state": state }),
-                    )?;
+                    output::json(&Listed { stream: stream.name, last_revision: stream.last_revision, state })?;
                 }
                 Format::Table => rows.push(vec![
                     stream.name,
@@ -445,7 +371,7 @@ async fn ls(
     Ok(())
 }
 
-fn state(stream: &annals_proto::annals::v1::list_streams_reply::Stream) -> &'static str {
+fn state(stream: &Stream) -> &'static str {
     match (stream.tombstoned, stream.soft_deleted) {
         (true, _) => "ended",
         (false, true) => "deleted",
@@ -465,17 +391,16 @@ async fn info(client: &Client, stream: &str, format: Format) -> Result<(), Failu
     let place = |event: &Option<Resolved>| event.as_ref().and_then(|event| event.original().cloned());
     let (first, last) = (place(&first), place(&last));
     if format == Format::Json {
-        let metadata = metadata.map(|json| serde_json::from_str::<serde_json::Value>(&json).unwrap_or(json.into()));
-        output::json(&json!({
-            "stream": stream,
-            "state": state(&head),
-            "lastRevision": head.last_revision,
-            "firstVisibleRevision": first.as_ref().map(|event| event.revision),
-            "firstCreated": first.as_ref().map(|event| rfc3339(event.created)),
-            "lastCreated": last.as_ref().map(|event| rfc3339(event.created)),
-            "lastPosition": last.as_ref().map(|event| event.position),
-            "metadata": metadata,
-        }))?;
+        output::json(&Described {
+            stream: stream.to_owned(),
+            state: state(&head),
+            last_revision: head.last_revision,
+            first_visible_revision: first.as_ref().map(|event| event.revision),
+            first_created: first.as_ref().map(|event| event.created.into()),
+            last_created: last.as_ref().map(|event| event.created.into()),
+            last_position: last.as_ref().map(|event| event.position),
+            metadata: metadata.as_deref().map(object).transpose()?,
+        })?;
         return Ok(());
     }
     output::line(&format!("stream    {stream}"))?;
@@ -487,7 +412,7 @@ async fn info(client: &Client, stream: &str, format: Format) -> Result<(), Failu
         let count = last.revision - first.revision + 1;
         let events = if count == 1 { "event" } else { "events" };
         output::line(&format!("visible   {count} {events}, revisions {} to {}", first.revision, last.revision))?;
-        output::line(&format!("written   {} to {}", rfc3339(first.created), rfc3339(last.created)))?;
+        output::line(&format!("written   {} to {}", Time::from(first.created), Time::from(last.created)))?;
     }
     if let Some(json) = metadata {
         output::line(&format!("metadata  {json}"))?;
@@ -518,14 +443,15 @@ async fn end(client: &Client, stream: &str, direction: Direction) -> Result<Opti
     }
 }
 
-/// Lets the name be typed: what is ended can never be written again.
-fn confirm(stream: &str) -> Result<(), Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("this ends the stream for ever: say --yes"));
+/// What of the new metadata may hide events that readers see now.
+async fn hiding(client: &Client, stream: &str, new: &Metadata) -> Result<Option<&'static str>, Failure> {
+    const HIDE: [&str; 3] = ["$maxAge", "$maxCount", "$tb"];
+    if !HIDE.iter().any(|key| new.contains_key(*key)) || end(client, stream, Direction::Forwards).await?.is_none() {
+        return Ok(None);
     }
-    eprint!("This ends the stream for ever. Type its name to go on: ");
-    std::io::stderr().flush()?;
-    let mut typed = String::new();
-    std::io::stdin().read_line(&mut typed)?;
-    if typed.trim() == stream { Ok(()) } else { Err(Failure::new(Code::Failed, anyhow::anyhow!("nothing was done"))) }
+    let before = match client.metadata(stream).await? {
+        Some((_, json)) => serde_json::from_slice(&json).unwrap_or_default(),
+        None => Metadata::new(),
+    };
+    Ok(HIDE.into_iter().find(|key| new.contains_key(*key) && new.get(*key) != before.get(*key)))
 }

@@ -4,25 +4,21 @@
 use std::io::{IsTerminal as _, Read as _};
 
 use annals_client::{User, Users};
-use serde_json::json;
+use clap_complete::engine::ArgValueCandidates;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::Connection;
-use crate::commands::confirm;
+use crate::commands::At;
+use crate::complete;
+use crate::consent::Consent;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
 /// Flags of `annals user`.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    connection: Connection,
-
-    #[command(subcommand)]
-    command: Command,
-}
+pub(crate) type Arguments = At<Command>;
 
 #[derive(clap::Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// List accounts.
     #[command(after_help = "\
 Examples:
@@ -36,6 +32,7 @@ Examples:
   annals user show ann -o json")]
     Show {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
     },
     /// Make an account. Asks for its password.
@@ -63,6 +60,7 @@ Examples:
   annals user update ann --full-name 'Ann Other'")]
     Update {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
         /// The person's name. Default: as it is.
         #[arg(long, value_name = "NAME")]
@@ -81,6 +79,7 @@ Examples:
   annals user password ann --password-stdin < secret")]
     Password {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
         /// Take the password from standard input.
         #[arg(long)]
@@ -93,6 +92,7 @@ Examples:
   annals user disable ann -o json")]
     Disable {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
     },
     /// Its credentials count again.
@@ -102,6 +102,7 @@ Examples:
   annals user enable ann -o json")]
     Enable {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
     },
     /// Remove an account.
@@ -111,11 +112,33 @@ Examples:
   annals user delete ann --yes")]
     Delete {
         /// Its login name.
+        #[arg(add = ArgValueCandidates::new(complete::accounts))]
         login: String,
-        /// Do not ask.
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
+}
+
+/// An account.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Account {
+    /// The name that credentials give.
+    login: String,
+    /// The person's name; may be empty.
+    full_name: String,
+    /// Groups; members of $admins may do everything, of $ops operate.
+    groups: Vec<String>,
+    /// Whether its credentials prove nothing for now.
+    disabled: bool,
+}
+
+/// An account that was made, changed or removed.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Changed {
+    /// The name that credentials give.
+    login: String,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -148,8 +171,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
             users.enable(&login).await?;
             done(&login, "is enabled", format)?;
         }
-        Command::Delete { login, yes } => {
-            confirm(yes, &format!("Delete the account {login}?"))?;
+        Command::Delete { login, consent } => {
+            consent.ask(&format!("this deletes the account {login}"), &login)?;
             users.delete(&login).await?;
             done(&login, "is deleted", format)?;
         }
@@ -182,19 +205,19 @@ fn password(login: &str, from_stdin: bool) -> Result<String, Failure> {
 fn done(login: &str, what: &str, format: Format) -> std::io::Result<()> {
     match format {
         Format::Table => output::line(&format!("account {login} {what}")),
-        Format::Json => output::json(&json!({ "login": login })),
+        Format::Json => output::json(&Changed { login: login.to_owned() }),
     }
 }
 
 fn list(users: &[User], format: Format) -> std::io::Result<()> {
     if format == Format::Json {
         return users.iter().try_for_each(|user| {
-            output::json(&json!({
-                "login": user.login,
-                "fullName": user.full_name,
-                "groups": user.groups,
-                "disabled": user.disabled,
-            }))
+            output::json(&Account {
+                login: user.login.clone(),
+                full_name: user.full_name.clone(),
+                groups: user.groups.clone(),
+                disabled: user.disabled,
+            })
         });
     }
     let rows = users.iter().map(|user| {

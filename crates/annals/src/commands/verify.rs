@@ -2,13 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use annals_server::verify::{self, Audience, Record, Verification, VerifyError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
@@ -60,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let dump: Option<Box<dyn Write>> = match &arguments.dump {
         None => None,
         Some(_) if to_stdout => Some(Box::new(io::stdout().lock())),
-        Some(file) => Some(Box::new(File::create(file)?)),
+        Some(file) => Some(Box::new(create(file)?)),
     };
     let mut reader =
         Reader { dump: dump.map(|dump| BufWriter::with_capacity(DUMP_BUFFER, dump)), said: Instant::now() };
@@ -73,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         dump.flush()?;
     }
     let text = match arguments.output {
-        Format::Json => summary(&found).to_string(),
+        Format::Json => serde_json::to_string(&Verified::from(&found)).map_err(io::Error::from)?,
         Format::Table => table(&found),
     };
     if to_stdout {
@@ -86,6 +89,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         1 => Err(Failure::new(Code::Conflict, anyhow::anyhow!("there is 1 problem"))),
         count => Err(Failure::new(Code::Conflict, anyhow::anyhow!("there are {count} problems"))),
     }
+}
+
+/// A file that was not there: what is there is not overwritten.
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create_new(path).map_err(|error| {
+        let (code, hint) = match error.kind() {
+            io::ErrorKind::AlreadyExists => (Code::Conflict, ": it is there already; remove it, or name another file"),
+            _ => (Code::Failed, ""),
+        };
+        Failure::new(code, anyhow::Error::new(error).context(format!("cannot write {}{hint}", path.display())))
+    })
 }
 
 /// Who is told while the files are read.
@@ -123,25 +137,65 @@ impl Audience for Reader {
     }
 }
 
-fn summary(found: &Verification) -> serde_json::Value {
-    json!({
-        "cluster": found.owner.map(|owner| owner.cluster),
-        "node": found.owner.map(|owner| owner.node),
-        "incarnation": found.owner.map(|owner| owner.incarnation),
-        "tail": found.tail,
-        "chain_hash": found.chain_hash.to_string(),
-        "streams": found.streams,
-        "applied_index": found.applied_index,
-        "first_log_index": found.log.map(|(first, _)| first),
-        "last_log_index": found.log.map(|(_, last)| last),
-        "committed_index": found.committed_index,
-        "purged_index": found.purged_index,
-        "witnessed_index": found.witnessed_index,
-        "term": found.term,
-        "notes": found.notes,
-        "problems": found.problems.told,
-        "problem_count": found.problems.count,
-    })
+/// What is in the files of a stopped node, and what is wrong with them.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Verified {
+    /// Its cluster; null, as node and incarnation: the directory belongs to no node yet.
+    cluster: Option<Uuid>,
+    /// Its id.
+    node: Option<u64>,
+    /// The name of the directory, made when the directory was.
+    incarnation: Option<Uuid>,
+    /// The position of the newest event; 0: none.
+    tail: u64,
+    /// Over all events up to there, 32 hexadecimal digits.
+    chain_hash: String,
+    /// Streams that have or had events.
+    streams: u64,
+    /// The last entry in the state.
+    applied_index: Option<u64>,
+    /// The first entry in the log; null: the log is empty.
+    first_log_index: Option<u64>,
+    /// The last entry in the log.
+    last_log_index: Option<u64>,
+    /// The last entry known here to be on a majority of the voters.
+    committed_index: Option<u64>,
+    /// The last entry that the log had and does not need any more.
+    purged_index: Option<u64>,
+    /// The last entry that is known to be acknowledged.
+    witnessed_index: Option<u64>,
+    /// The term of the node's vote.
+    term: Option<u64>,
+    /// What is worth knowing and not wrong.
+    notes: Vec<String>,
+    /// What is wrong; of very many only the first.
+    problems: Vec<String>,
+    /// How many problems there are in all.
+    problem_count: u64,
+}
+
+impl From<&Verification> for Verified {
+    fn from(found: &Verification) -> Self {
+        Verified {
+            cluster: found.owner.map(|owner| owner.cluster),
+            node: found.owner.map(|owner| owner.node),
+            incarnation: found.owner.map(|owner| owner.incarnation),
+            tail: found.tail,
+            chain_hash: found.chain_hash.to_string(),
+            streams: found.streams,
+            applied_index: found.applied_index,
+            first_log_index: found.log.map(|(first, _)| first),
+            last_log_index: found.log.map(|(_, last)| last),
+            committed_index: found.committed_index,
+            purged_index: found.purged_index,
+            witnessed_index: found.witnessed_index,
+            term: found.term,
+            notes: found.notes.clone(),
+            problems: found.problems.told.clone(),
+            problem_count: found.problems.count,
+        }
+    }
 }
 
 fn table(found: &Verification) -> String {

@@ -1,7 +1,8 @@
 //! `annals version`.
 
 use annals_server::version;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -18,14 +19,28 @@ pub(crate) struct Arguments {
     output: Format,
 }
 
+/// What this program is.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Version {
+    /// The release.
+    version: String,
+    /// The commit it was built from.
+    commit: String,
+    /// The compiler.
+    rustc: String,
+    /// The KurrentDB release whose protocol it speaks.
+    protocol: String,
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match arguments.output {
-        Format::Json => output::json(&json!({
-            "version": version::VERSION,
-            "commit": version::COMMIT,
-            "rustc": version::RUSTC,
-            "protocol": version::PROTOCOL,
-        }))?,
+        Format::Json => output::json(&Version {
+            version: version::VERSION.to_string(),
+            commit: version::COMMIT.to_string(),
+            rustc: version::RUSTC.to_string(),
+            protocol: version::PROTOCOL.to_string(),
+        })?,
         Format::Table => output::line(&format!(
             "annals {} (commit {}, {}), protocol {}",
             version::VERSION,

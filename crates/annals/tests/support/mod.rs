@@ -66,6 +66,31 @@ pub(crate) fn run(arguments: &[&str]) -> Ran {
     Ran::of(&annals().args(arguments).output().expect("the binary runs"))
 }
 
+/// Every command that does something, each as its words: what help tells, followed down.
+pub(crate) fn commands() -> Vec<Vec<String>> {
+    let mut leaves = Vec::new();
+    tree(&[], &mut leaves);
+    leaves
+}
+
+fn tree(path: &[&str], leaves: &mut Vec<Vec<String>>) {
+    let help = run(&[path, &["--help"]].concat()).exits(0).out;
+    let commands = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next().filter(|_| !line.starts_with("   ")))
+        .filter(|name| *name != "help");
+    let commands: Vec<_> = commands.collect();
+    if commands.is_empty() {
+        leaves.push(path.iter().map(|part| (*part).to_owned()).collect());
+    }
+    for command in commands {
+        tree(&[path, &[command]].concat(), leaves);
+    }
+}
+
 /// Runs the binary with something on standard input.
 pub(crate) fn run_with_input(arguments: &[&str], input: &str) -> Ran {
     let mut child = annals()

@@ -1,10 +1,37 @@
 //! `annals cluster hash`: whether all nodes hold the same events.
 
-use annals_client::{Client, Cluster, Host, Settings};
-use serde_json::json;
+use annals_client::{Cluster, Settings};
+use schemars::JsonSchema;
+use serde::Serialize;
 
+use crate::commands::alone;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
+
+/// The events of all nodes, compared by a hash over all of them.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Hashes {
+    /// Up to which position.
+    position: u64,
+    /// Whether those that answered have the same.
+    equal: bool,
+    /// The members.
+    nodes: Vec<OfNode>,
+}
+
+/// The hash of one node.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OfNode {
+    /// Its id.
+    node: u64,
+    /// Its address, HOST:PORT.
+    address: String,
+    /// Over all its events up to the position, 32 hexadecimal digits; null: it did not
+    /// answer.
+    hash: Option<String>,
+}
 
 /// A member and a connection to it alone.
 struct Peer {
@@ -22,11 +49,8 @@ pub(super) async fn run(
     let members = cluster.status().await?.nodes;
     let mut peers = Vec::new();
     for member in members {
-        let (name, port) = member.address.rsplit_once(':').unwrap_or((&member.address, "2113"));
-        let port = port.parse().unwrap_or(annals_client::connection_string::DEFAULT_PORT);
-        let host = Host { name: name.trim_matches(['[', ']']).to_owned(), port };
-        let alone = Settings { hosts: vec![host], discover: false, ..settings.clone() };
-        peers.push(Peer { id: member.id, address: member.address, cluster: Client::new(alone).cluster() });
+        let cluster = alone(settings, &member.address).cluster();
+        peers.push(Peer { id: member.id, address: member.address, cluster });
     }
     let position = match position {
         Some(position) => position,
@@ -47,12 +71,12 @@ pub(super) async fn run(
     let equal = told.windows(2).all(|pair| pair[0] == pair[1]);
     match format {
         Format::Json => {
-            let nodes: Vec<_> = peers
+            let nodes = peers
                 .iter()
                 .zip(&hashes)
-                .map(|(peer, hash)| json!({ "node": peer.id, "address": peer.address, "hash": hash }))
+                .map(|(peer, hash)| OfNode { node: peer.id, address: peer.address.clone(), hash: hash.clone() })
                 .collect();
-            output::json(&json!({ "position": position, "equal": equal, "nodes": nodes }))?;
+            output::json(&Hashes { position, equal, nodes })?;
         }
         Format::Table => {
             let rows = peers.iter().zip(&hashes).map(|(peer, hash)| {

@@ -6,22 +6,37 @@
 
 use annals_client::Cluster;
 use annals_proto::annals::v1::StatusReply;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::progress::Progress;
 use super::{names, status::lag};
+use crate::consent::Consent;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
+
+/// A node that has the place of another one.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Replaced {
+    /// The new node's id.
+    node: u64,
+    /// The old one's.
+    replaced: u64,
+}
 
 pub(super) async fn run(
     cluster: &Cluster,
     old: &str,
     with: &str,
+    consent: &Consent,
     mut progress: Progress,
     format: Format,
 ) -> Result<(), Failure> {
     let before = progress.status(cluster).await?;
     let old = names::node(&before, old)?.clone();
+    let what = format!("this gives {} (node {}) up for good, with what is on its disk", old.name, old.id);
+    consent.ask(&what, &old.name)?;
     let new = loop {
         match cluster.replace(old.id, with).await {
             Ok(new) => break new,
@@ -39,7 +54,7 @@ pub(super) async fn run(
     }
     match format {
         Format::Table => output::line(&format!("node {new} at {with} has the place of {} (node {})", old.name, old.id)),
-        Format::Json => output::json(&json!({ "node": new, "replaced": old.id })),
+        Format::Json => output::json(&Replaced { node: new, replaced: old.id }),
     }?;
     Ok(())
 }

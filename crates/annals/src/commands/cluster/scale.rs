@@ -7,17 +7,30 @@
 
 use annals_client::Cluster;
 use annals_proto::annals::v1::{Node, StatusReply};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::progress::Progress;
-use crate::commands::confirm;
+use crate::consent::Consent;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
 pub(super) struct Wanted {
     pub(super) nodes: usize,
-    pub(super) yes: bool,
+    pub(super) consent: Consent,
     pub(super) no_wait: bool,
+}
+
+/// How large the cluster is now.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Scaled {
+    /// Members; replicas do not count.
+    nodes: usize,
+    /// Those of them that vote.
+    voters: usize,
+    /// The ids of nodes that were removed, in that order.
+    removed: Vec<u64>,
 }
 
 pub(super) async fn run(
@@ -35,7 +48,12 @@ pub(super) async fn run(
     if members.len() > wanted.nodes {
         let going: Vec<Node> = members.iter().rev().take(members.len() - wanted.nodes).cloned().collect();
         let list: Vec<String> = going.iter().map(|node| format!("{} (node {})", node.name, node.id)).collect();
-        confirm(wanted.yes, &format!("Remove {} from the cluster for good?", list.join(", then ")))?;
+        let name = match &going[..] {
+            [one] => one.name.clone(),
+            several => format!("remove {} nodes", several.len()),
+        };
+        let what = format!("this removes {} from the cluster for good", list.join(", then "));
+        wanted.consent.ask(&what, &name)?;
         for node in going {
             remove(cluster, &node, &mut progress).await?;
             eprintln!("{} (node {}) is removed", node.name, node.id);
@@ -51,7 +69,7 @@ pub(super) async fn run(
     let members = in_order(&now);
     let voters = members.iter().filter(|node| node.voter).count();
     match format {
-        Format::Json => output::json(&json!({ "nodes": members.len(), "voters": voters, "removed": removed }))?,
+        Format::Json => output::json(&Scaled { nodes: members.len(), voters, removed: removed.clone() })?,
         Format::Table => {
             output::line(&format!("the cluster has {} nodes, {voters} of them vote", members.len()))?;
             if !removed.is_empty() {

@@ -2,14 +2,15 @@
 
 use annals_proto::annals::v1::node::Role;
 use annals_proto::annals::v1::{Node, StatusReply};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::commands::node::{lease_json, lease_text};
+use crate::commands::node::{Lease, lease_text};
 use crate::output::{self, Format};
 
 pub(super) fn print(status: &StatusReply, format: Format) -> std::io::Result<()> {
     match format {
-        Format::Json => json(status),
+        Format::Json => output::json(&Status::from(status)),
         Format::Table => table(status),
     }
 }
@@ -33,40 +34,112 @@ fn role(node: &Node) -> &'static str {
     }
 }
 
-fn json(status: &StatusReply) -> std::io::Result<()> {
-    let node = |node: &Node| {
-        json!({
-            "id": node.id,
-            "name": node.name,
-            "address": node.address,
-            "role": role(node),
-            "voter": node.voter,
-            "replica": node.replica,
-            "replaces": (node.replaces != 0).then_some(node.replaces),
-            "matchedIndex": node.matched_index,
-            "appliedIndex": node.applied_index,
-            "lag": lag(status, node),
-            "reachable": node.reachable,
-            "version": (!node.version.is_empty()).then_some(&node.version),
-        })
-    };
-    output::json(&json!({
-        "cluster": status.cluster,
-        "node": status.node,
-        "version": status.version,
-        "term": status.term,
-        "leader": (status.leader != 0).then_some(status.leader),
-        "tail": status.tail,
-        "lastLogIndex": status.last_log_index,
-        "committedIndex": status.committed_index,
-        "appliedIndex": status.applied_index,
-        "durableIndex": status.durable_index,
-        "snapshotIndex": status.snapshot_index,
-        "purgedIndex": status.purged_index,
-        "votersMax": status.voters_max,
-        "lease": status.lease.as_ref().map(lease_json),
-        "nodes": status.nodes.iter().map(node).collect::<Vec<_>>(),
-    }))
+/// A cluster, as one of its nodes sees it.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    /// Its id; empty: the node that answers has joined none yet.
+    cluster: String,
+    /// Who answers.
+    node: u64,
+    /// The release that it runs.
+    version: String,
+    /// Raft's term.
+    term: u64,
+    /// The node that leads; null: none is known.
+    leader: Option<u64>,
+    /// The position of the newest event that this node has applied; 0: none.
+    tail: u64,
+    /// The index of the last entry of this node's log.
+    last_log_index: u64,
+    /// The index of the last entry known to be on a majority of the voters.
+    committed_index: u64,
+    /// The index of the last entry that this node has applied.
+    applied_index: u64,
+    /// The index of the last entry in the files of this node's state.
+    durable_index: u64,
+    /// The index of the last entry in this node's snapshot; 0: there is none.
+    snapshot_index: u64,
+    /// The index of the last entry that this node's log has given up; 0: none.
+    purged_index: u64,
+    /// So many nodes get a vote by themselves.
+    voters_max: u32,
+    /// Whose turn it is to be maintained; null: nobody's.
+    lease: Option<Lease>,
+    /// The members.
+    nodes: Vec<Member>,
+}
+
+/// A member of a cluster.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Member {
+    /// Its id, which no other node ever gets.
+    id: u64,
+    /// What people call it.
+    name: String,
+    /// Where clients and peers reach it, HOST:PORT.
+    address: String,
+    /// What it does.
+    #[schemars(extend("enum" = ["leader", "follower", "learner", "replica", "candidate", "unknown"]))]
+    role: &'static str,
+    /// Whether it votes.
+    voter: bool,
+    /// Whether it follows for good, without a vote.
+    replica: bool,
+    /// The id of the member whose place it is about to take.
+    replaces: Option<u64>,
+    /// The last entry of the log that it is known to have; only the leader knows.
+    matched_index: Option<u64>,
+    /// The last entry that it has applied, as last heard.
+    applied_index: Option<u64>,
+    /// By how many entries it is behind; null: the node that answers does not know.
+    lag: Option<u64>,
+    /// Whether the node that answers hears from it; only the leader hears from all.
+    reachable: bool,
+    /// The release that it runs, as last heard.
+    version: Option<String>,
+}
+
+impl Member {
+    fn of(status: &StatusReply, node: &Node) -> Self {
+        Member {
+            id: node.id,
+            name: node.name.clone(),
+            address: node.address.clone(),
+            role: role(node),
+            voter: node.voter,
+            replica: node.replica,
+            replaces: (node.replaces != 0).then_some(node.replaces),
+            matched_index: node.matched_index,
+            applied_index: node.applied_index,
+            lag: lag(status, node),
+            reachable: node.reachable,
+            version: (!node.version.is_empty()).then(|| node.version.clone()),
+        }
+    }
+}
+
+impl From<&StatusReply> for Status {
+    fn from(status: &StatusReply) -> Self {
+        Status {
+            cluster: status.cluster.clone(),
+            node: status.node,
+            version: status.version.clone(),
+            term: status.term,
+            leader: (status.leader != 0).then_some(status.leader),
+            tail: status.tail,
+            last_log_index: status.last_log_index,
+            committed_index: status.committed_index,
+            applied_index: status.applied_index,
+            durable_index: status.durable_index,
+            snapshot_index: status.snapshot_index,
+            purged_index: status.purged_index,
+            voters_max: status.voters_max,
+            lease: status.lease.as_ref().map(Lease::from),
+            nodes: status.nodes.iter().map(|node| Member::of(status, node)).collect(),
+        }
+    }
 }
 
 fn table(status: &StatusReply) -> std::io::Result<()> {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use annals_client::{Client, Host, Settings};
 use annals_proto::annals::v1::{Node, StatusReply};
 
-use super::Finding;
+use super::clocks::{self, Clock};
+use super::{Check, Finding, certificates, names};
+use crate::commands::{alone, host};
 
 /// Between two looks: long enough for a second election where there are many.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -13,7 +15,15 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Entries by which a member may be behind while it is written to.
 const LAG_MAX: u64 = 10_000;
 
+const SERVER: Check = Check { name: "server", code: "ANN-3001" };
+const VERSIONS: Check = Check { name: "versions", code: "ANN-3005" };
+const LAG: Check = Check { name: "lag", code: "ANN-3007" };
+const GROUPS: Check = Check { name: "groups", code: "ANN-3008" };
+
 pub(super) async fn look(settings: &Settings) -> Vec<Finding> {
+    // Before anything is asked: these say why nothing answers.
+    let mut findings = names::look(&settings.hosts).await;
+    findings.extend(certificates::look(settings, &settings.hosts).await);
     let client = Client::new(settings.clone());
     let cluster = client.cluster();
     let status = match cluster.status().await {
@@ -24,16 +34,22 @@ pub(super) async fn look(settings: &Settings) -> Vec<Finding> {
                 "ANN-2005" => "use an account in $ops or $admins",
                 _ => "is it running, and is this its address? annals explain ANN-2001",
             });
-            return vec![Finding::fail("server", error.to_string(), advice)];
+            findings.push(Finding::fail(SERVER, error.to_string(), advice));
+            return findings;
         }
     };
-    let mut findings =
-        vec![Finding::pass("server", format!("node {} answers, annals {}", status.node, status.version))];
+    findings.push(Finding::pass(SERVER, format!("node {} answers, annals {}", status.node, status.version)));
     findings.push(leader(&status));
     findings.push(voters(&status));
+    let mut told: Vec<Host> = status.nodes.iter().map(|node| host(&node.address)).collect();
+    told.retain(|host| !settings.hosts.contains(host));
+    findings.extend(names::look(&told).await);
+    findings.extend(certificates::of_hosts(settings, &told).await);
     let members = members(settings, &status).await;
     findings.extend(reachable(&members));
     findings.extend(versions(&members));
+    let clocks: Vec<(u64, Clock)> = members.iter().filter_map(|member| Some((member.node.id, member.clock?))).collect();
+    findings.extend(clocks::compare(&clocks));
     tokio::time::sleep(LOOK_AGAIN).await;
     if let Ok(later) = cluster.status().await {
         findings.push(stable(&status, &later));
@@ -46,14 +62,14 @@ pub(super) async fn look(settings: &Settings) -> Vec<Finding> {
                 .map(|group| (format!("{}::{}", group.event_source, group.group_name), group.parked_message_count)),
         )),
         Err(error) => {
-            findings.push(Finding::warn("groups", error.to_string(), "ask the leader, with rights to see them"))
+            findings.push(Finding::warn(GROUPS, error.to_string(), "ask the leader, with rights to see them"))
         }
     }
     findings
 }
 
 fn leader(status: &StatusReply) -> Finding {
-    const CHECK: &str = "leader";
+    const CHECK: Check = Check { name: "leader", code: "ANN-3002" };
     match status.leader {
         0 => Finding::fail(
             CHECK,
@@ -65,7 +81,7 @@ fn leader(status: &StatusReply) -> Finding {
 }
 
 fn voters(status: &StatusReply) -> Finding {
-    const CHECK: &str = "voters";
+    const CHECK: Check = Check { name: "voters", code: "ANN-3003" };
     let voters = status.nodes.iter().filter(|node| node.voter).count();
     let found = format!("{voters} of {} members", status.nodes.len());
     match voters {
@@ -85,22 +101,21 @@ fn voters(status: &StatusReply) -> Finding {
 struct Member {
     node: Node,
     answer: Result<StatusReply, String>,
+    clock: Option<Clock>,
 }
 
 async fn members(settings: &Settings, status: &StatusReply) -> Vec<Member> {
     let asked = status.nodes.iter().map(|node| async {
-        let (name, port) = node.address.rsplit_once(':').unwrap_or((&node.address, ""));
-        let port = port.parse().unwrap_or(annals_client::connection_string::DEFAULT_PORT);
-        let host = Host { name: name.trim_matches(['[', ']']).to_owned(), port };
-        let alone = Settings { hosts: vec![host], discover: false, ..settings.clone() };
-        let answer = Client::new(alone).cluster().status().await.map_err(|error| error.to_string());
-        Member { node: node.clone(), answer }
+        let cluster = alone(settings, &node.address).cluster();
+        let answer = cluster.status().await.map_err(|error| error.to_string());
+        let clock = if answer.is_ok() { Clock::of(&cluster).await } else { None };
+        Member { node: node.clone(), answer, clock }
     });
     futures::future::join_all(asked).await
 }
 
 fn reachable(members: &[Member]) -> Vec<Finding> {
-    const CHECK: &str = "member";
+    const CHECK: Check = Check { name: "member", code: "ANN-3004" };
     let found = |member: &Member| match &member.answer {
         Ok(answer) => Finding::pass(CHECK, format!("node {} answers at {}", answer.node, member.node.address)),
         Err(error) => Finding::fail(
@@ -119,9 +134,9 @@ fn versions(members: &[Member]) -> Option<Finding> {
     versions.dedup();
     match versions.as_slice() {
         [] => None,
-        [version] => Some(Finding::pass("versions", format!("all run {version}"))),
+        [version] => Some(Finding::pass(VERSIONS, format!("all run {version}"))),
         several => Some(Finding::warn(
-            "versions",
+            VERSIONS,
             several.join(" and "),
             "finish the upgrade: mixed versions are for hours, not weeks",
         )),
@@ -129,7 +144,7 @@ fn versions(members: &[Member]) -> Option<Finding> {
 }
 
 fn stable(first: &StatusReply, later: &StatusReply) -> Finding {
-    const CHECK: &str = "elections";
+    const CHECK: Check = Check { name: "elections", code: "ANN-3006" };
     if first.term == later.term {
         return Finding::pass(CHECK, "none while looking");
     }
@@ -153,17 +168,16 @@ fn lag(members: &[Member], later: &StatusReply) -> Option<Finding> {
         .max()?;
     Some(if behind > LAG_MAX {
         Finding::warn(
-            "lag",
+            LAG,
             format!("node {node} is {behind} entries behind"),
             "it catches up, or its disk or network is too slow",
         )
     } else {
-        Finding::pass("lag", format!("{behind} entries at most"))
+        Finding::pass(LAG, format!("{behind} entries at most"))
     })
 }
 
 fn parked(groups: impl Iterator<Item = (String, i64)>) -> Finding {
-    const CHECK: &str = "groups";
     let (mut count, mut parked, mut with) = (0, 0, Vec::new());
     for (name, of_group) in groups {
         count += 1;
@@ -174,9 +188,9 @@ fn parked(groups: impl Iterator<Item = (String, i64)>) -> Finding {
     }
     if parked > 0 {
         let found = format!("{parked} parked messages in {}", with.join(", "));
-        return Finding::warn(CHECK, found, "annals psub parked SOURCE GROUP tells why; then replay or drop-parked");
+        return Finding::warn(GROUPS, found, "annals psub parked SOURCE GROUP tells why; then replay or drop-parked");
     }
-    Finding::pass(CHECK, format!("{count}, nothing parked"))
+    Finding::pass(GROUPS, format!("{count}, nothing parked"))
 }
 
 #[cfg(test)]
@@ -202,8 +216,9 @@ mod tests {
         let member = |node, applied_index, version: &str| Member {
             node: Node { id: node, ..Node::default() },
             answer: Ok(StatusReply { node, applied_index, version: version.to_owned(), ..StatusReply::default() }),
+            clock: None,
         };
-        let gone = Member { node: Node::default(), answer: Err("refused".to_owned()) };
+        let gone = Member { node: Node::default(), answer: Err("refused".to_owned()), clock: None };
         let members = [member(1, 50_000, "0.1.0"), member(2, 10, "0.1.0"), gone];
         let now = StatusReply { applied_index: 50_000, ..StatusReply::default() };
         assert_eq!(lag(&members, &now).map(|finding| finding.grade), Some(Grade::Warn));

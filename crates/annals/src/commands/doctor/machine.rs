@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::statfs;
 use rustix::process::{Resource, getrlimit};
 
-use super::Finding;
+use super::{Check, Finding};
 
 /// Descriptors that a node with some thousand connections needs.
 const DESCRIPTORS_MIN: u64 = 16_384;
@@ -36,11 +36,15 @@ const REMOTE: &[(i64, &str)] = &[
 /// The same, which are gone with the container or the machine.
 const FLEETING: &[(i64, &str)] = &[(0x0102_1994, "tmpfs"), (0x794c_7630, "overlayfs")];
 
+const DATA: Check = Check { name: "data", code: "ANN-3017" };
+const DESCRIPTORS: Check = Check { name: "descriptors", code: "ANN-3015" };
+const HUGE_PAGES: Check = Check { name: "huge pages", code: "ANN-3016" };
+
 pub(super) fn look(data: &Path) -> Vec<Finding> {
     let mut findings = vec![descriptors()];
     if !data.is_dir() {
         findings.push(Finding::fail(
-            "data",
+            DATA,
             format!("{} is no directory", data.display()),
             "name the node's data directory",
         ));
@@ -58,16 +62,16 @@ fn descriptors() -> Finding {
     let found = limit.map_or_else(|| "no limit of open files".to_owned(), |limit| format!("{limit} open files"));
     match limit {
         Some(limit) if limit < DESCRIPTORS_MIN => Finding::warn(
-            "descriptors",
+            DESCRIPTORS,
             found,
             "raise it for the node's process: LimitNOFILE=65536 in its systemd unit; this is the limit of this shell",
         ),
-        _ => Finding::pass("descriptors", found),
+        _ => Finding::pass(DESCRIPTORS, found),
     }
 }
 
 fn file_system(data: &Path) -> Finding {
-    const CHECK: &str = "file system";
+    const CHECK: Check = Check { name: "file system", code: "ANN-3013" };
     let kind = match statfs(data) {
         Ok(found) => found.f_type,
         Err(error) => return Finding::fail(CHECK, format!("cannot ask for it: {error}"), "look at the mount"),
@@ -89,7 +93,7 @@ fn file_system(data: &Path) -> Finding {
 }
 
 fn space(data: &Path) -> Finding {
-    const CHECK: &str = "disk space";
+    const CHECK: Check = Check { name: "disk space", code: "ANN-3012" };
     let found = match statfs(data) {
         Ok(found) => found,
         Err(error) => return Finding::fail(CHECK, format!("cannot ask for it: {error}"), "look at the mount"),
@@ -116,7 +120,7 @@ fn gib(bytes: u64) -> f64 {
 }
 
 fn flushes(data: &Path) -> Finding {
-    const CHECK: &str = "flushes";
+    const CHECK: Check = Check { name: "flushes", code: "ANN-3014" };
     let mut took = match time_flushes(data) {
         Ok(took) => took,
         Err(error) => {
@@ -153,12 +157,12 @@ fn huge_pages() -> Option<Finding> {
     let setting = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?;
     Some(if setting.contains("[always]") {
         Finding::warn(
-            "huge pages",
+            HUGE_PAGES,
             "transparent huge pages are always used",
             "prefer madvise: they cost memory and pauses (echo madvise > /sys/kernel/mm/transparent_hugepage/enabled)",
         )
     } else {
-        Finding::pass("huge pages", "transparent huge pages only where asked for")
+        Finding::pass(HUGE_PAGES, "transparent huge pages only where asked for")
     })
 }
 
@@ -170,7 +174,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_fails() {
         let findings = look(Path::new("/nowhere/at/all"));
-        assert!(findings.iter().any(|finding| finding.check == "data" && finding.grade == Grade::Fail));
+        assert!(findings.iter().any(|finding| finding.check == DATA && finding.grade == Grade::Fail));
     }
 
     #[test]
@@ -178,7 +182,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let findings = look(directory.path());
         for check in ["descriptors", "file system", "disk space", "flushes"] {
-            assert!(findings.iter().any(|finding| finding.check == check && !finding.found.is_empty()), "{check}");
+            assert!(findings.iter().any(|finding| finding.check.name == check && !finding.found.is_empty()), "{check}");
         }
         assert!(findings.iter().all(|finding| (finding.grade == Grade::Pass) == finding.advice.is_empty()));
         assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 0, "nothing is left behind");

@@ -1,11 +1,13 @@
 //! `annals node recover`: going on with one node's disk when a quorum is lost.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use annals_server::recover::{self, RecoverError, Recovery, Survivor};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
+use uuid::Uuid;
 
+use crate::consent;
 use crate::failure::{Code, Failure};
 use crate::output::{self, Format};
 
@@ -27,7 +29,7 @@ empty their directories and add them anew (annals cluster add).
 Examples:
   annals node recover --data /var/lib/annals --unsafe-new-membership node-1.example:2113
   annals node recover --data /var/lib/annals --unsafe-new-membership node-1.example:2113 --yes-lose-data")]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The stopped node's data directory.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -41,6 +43,51 @@ pub(super) struct Arguments {
     yes_lose_data: bool,
 }
 
+/// A node that goes on alone.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Outcome {
+    /// The cluster that it was in.
+    former_cluster: Uuid,
+    /// The cluster of which it is the only member now.
+    cluster: Uuid,
+    /// Its id.
+    node: u64,
+    /// Its address, HOST:PORT.
+    address: String,
+    /// The members of the old cluster that it knew of.
+    former_members: Vec<Member>,
+    /// Raft's term before.
+    former_term: u64,
+    /// Raft's term now.
+    term: u64,
+    /// The last entry that its log had.
+    last_log_index: u64,
+    /// The last entry that it knew to be on a majority of the voters.
+    committed_index_known: u64,
+    /// The last entry that it had applied.
+    applied_index: u64,
+    /// The last entry that it had acknowledged itself, where its log ends before that:
+    /// those between are lost.
+    acknowledged_beyond: Option<u64>,
+    /// The position of its newest event before; 0: none.
+    tail: u64,
+    /// The entry that ends the old cluster.
+    recovered_at_index: u64,
+}
+
+/// A member of the old cluster.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Member {
+    /// Its id.
+    id: u64,
+    /// Its address, HOST:PORT.
+    address: String,
+    /// Whether it voted.
+    voter: bool,
+}
+
 pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), Failure> {
     let address = address(&arguments.unsafe_new_membership)?;
     let recovery = Recovery::look(&arguments.data).map_err(refused)?;
@@ -48,27 +95,28 @@ pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), Failure> 
     if format == Format::Table {
         describe(&survivor)?;
     }
-    confirm(arguments.yes_lose_data)?;
+    if !arguments.yes_lose_data {
+        consent::ask("this cannot be taken back", WORDS, "--yes-lose-data")?;
+    }
     let recovered = recovery.carry_out(address, recover::now()).map_err(refused)?;
     if format == Format::Json {
-        let members = survivor.members.iter();
-        let members: Vec<_> =
-            members.map(|(id, address, votes)| json!({ "id": id, "address": address, "voter": votes })).collect();
-        return Ok(output::json(&json!({
-            "formerCluster": survivor.cluster,
-            "cluster": recovered.cluster,
-            "node": recovered.node,
-            "address": address,
-            "formerMembers": members,
-            "formerTerm": survivor.term,
-            "term": recovered.term,
-            "lastLogIndex": survivor.last_log,
-            "committedIndexKnown": survivor.committed,
-            "appliedIndex": survivor.applied,
-            "acknowledgedBeyond": survivor.acknowledged_beyond,
-            "tail": survivor.tail,
-            "recoveredAtIndex": recovered.index,
-        }))?);
+        let member =
+            |(id, address, voter): &(u64, String, bool)| Member { id: *id, address: address.clone(), voter: *voter };
+        return Ok(output::json(&Outcome {
+            former_cluster: survivor.cluster,
+            cluster: recovered.cluster,
+            node: recovered.node,
+            address: address.to_owned(),
+            former_members: survivor.members.iter().map(member).collect(),
+            former_term: survivor.term,
+            term: recovered.term,
+            last_log_index: survivor.last_log,
+            committed_index_known: survivor.committed,
+            applied_index: survivor.applied,
+            acknowledged_beyond: survivor.acknowledged_beyond,
+            tail: survivor.tail,
+            recovered_at_index: recovered.index,
+        })?);
     }
     output::line(&format!(
         "\ndone: node {} is the only member of cluster {}, from entry {} on\n\
@@ -126,22 +174,6 @@ fn describe(survivor: &Survivor) -> std::io::Result<()> {
         ))?;
     }
     Ok(())
-}
-
-fn confirm(yes: bool) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("say --yes-lose-data: there is nobody to ask"));
-    }
-    eprint!("\nThis cannot be taken back. Type `{WORDS}` to go on: ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    match answer.trim() {
-        WORDS => Ok(()),
-        _ => Err(Failure::new(Code::Failed, anyhow::anyhow!("not confirmed, and nothing was changed"))),
-    }
 }
 
 fn refused(error: RecoverError) -> Failure {

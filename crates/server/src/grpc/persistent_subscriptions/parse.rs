@@ -117,6 +117,34 @@ fn position(name: &GroupName, commit: u64, prepare: u64) -> Result<Start, Failur
     }
 }
 
+/// The settings of a request. Those to create and to change a group have the same fields,
+/// and the protocol gives them different types.
+macro_rules! form {
+    ($request:ident, $settings:ident, $strategy:ident) => {{
+        use $request::settings::{CheckpointAfter, MessageTimeout};
+        Form {
+            resolve_links: $settings.resolve_links,
+            extra_statistics: $settings.extra_statistics,
+            message_timeout: $settings.message_timeout.map(|time| match time {
+                MessageTimeout::MessageTimeoutTicks(ticks) => Time::Ticks(ticks),
+                MessageTimeout::MessageTimeoutMs(ms) => Time::Millis(ms),
+            }),
+            checkpoint_after: $settings.checkpoint_after.map(|time| match time {
+                CheckpointAfter::CheckpointAfterTicks(ticks) => Time::Ticks(ticks),
+                CheckpointAfter::CheckpointAfterMs(ms) => Time::Millis(ms),
+            }),
+            max_retry_count: $settings.max_retry_count,
+            min_checkpoint_count: $settings.min_checkpoint_count,
+            max_checkpoint_count: $settings.max_checkpoint_count,
+            max_subscriber_count: $settings.max_subscriber_count,
+            live_buffer_size: $settings.live_buffer_size,
+            read_batch_size: $settings.read_batch_size,
+            history_buffer_size: $settings.history_buffer_size,
+            strategy: $strategy,
+        }
+    }};
+}
+
 pub(super) fn create(request: CreateReq) -> Result<Asked, Failure> {
     use create_req::all_options::{AllOption, FilterOption};
     use create_req::options::StreamOption;
@@ -159,27 +187,7 @@ pub(super) fn create(request: CreateReq) -> Result<Asked, Failure> {
         "" => numbered(&name, settings.named_consumer_strategy)?,
         text => Strategy::from_name(text).ok_or_else(|| failed(&name, "there is no such consumer strategy"))?,
     };
-    use create_req::settings::{CheckpointAfter, MessageTimeout};
-    let form = Form {
-        resolve_links: settings.resolve_links,
-        extra_statistics: settings.extra_statistics,
-        message_timeout: settings.message_timeout.map(|time| match time {
-            MessageTimeout::MessageTimeoutTicks(ticks) => Time::Ticks(ticks),
-            MessageTimeout::MessageTimeoutMs(ms) => Time::Millis(ms),
-        }),
-        checkpoint_after: settings.checkpoint_after.map(|time| match time {
-            CheckpointAfter::CheckpointAfterTicks(ticks) => Time::Ticks(ticks),
-            CheckpointAfter::CheckpointAfterMs(ms) => Time::Millis(ms),
-        }),
-        max_retry_count: settings.max_retry_count,
-        min_checkpoint_count: settings.min_checkpoint_count,
-        max_checkpoint_count: settings.max_checkpoint_count,
-        max_subscriber_count: settings.max_subscriber_count,
-        live_buffer_size: settings.live_buffer_size,
-        read_batch_size: settings.read_batch_size,
-        history_buffer_size: settings.history_buffer_size,
-        strategy,
-    };
+    let form = form!(create_req, settings, strategy);
     let settings = form.settings(&name)?;
     Ok(Asked { name, start, selection, settings })
 }
@@ -218,27 +226,7 @@ pub(super) fn update(request: UpdateReq) -> Result<Asked, Failure> {
         }
     };
     let strategy = numbered(&name, settings.named_consumer_strategy)?;
-    use update_req::settings::{CheckpointAfter, MessageTimeout};
-    let form = Form {
-        resolve_links: settings.resolve_links,
-        extra_statistics: settings.extra_statistics,
-        message_timeout: settings.message_timeout.map(|time| match time {
-            MessageTimeout::MessageTimeoutTicks(ticks) => Time::Ticks(ticks),
-            MessageTimeout::MessageTimeoutMs(ms) => Time::Millis(ms),
-        }),
-        checkpoint_after: settings.checkpoint_after.map(|time| match time {
-            CheckpointAfter::CheckpointAfterTicks(ticks) => Time::Ticks(ticks),
-            CheckpointAfter::CheckpointAfterMs(ms) => Time::Millis(ms),
-        }),
-        max_retry_count: settings.max_retry_count,
-        min_checkpoint_count: settings.min_checkpoint_count,
-        max_checkpoint_count: settings.max_checkpoint_count,
-        max_subscriber_count: settings.max_subscriber_count,
-        live_buffer_size: settings.live_buffer_size,
-        read_batch_size: settings.read_batch_size,
-        history_buffer_size: settings.history_buffer_size,
-        strategy,
-    };
+    let form = form!(update_req, settings, strategy);
     let settings = form.settings(&name)?;
     Ok(Asked { name, start, selection: None, settings })
 }

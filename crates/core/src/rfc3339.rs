@@ -1,29 +1,31 @@
-//! Times as manifests and operators write them: RFC 3339.
+//! Times as people and programs read and write them: RFC 3339.
 
-use annals_core::Timestamp;
+use crate::Timestamp;
 
 const DAY: i64 = 86_400;
 
-/// In UTC with all of its digits.
-pub fn rfc3339(time: Timestamp) -> String {
-    let ticks = time.ticks();
-    let seconds = ticks / Timestamp::TICKS_PER_SECOND;
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let fraction = ticks % Timestamp::TICKS_PER_SECOND;
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{fraction:07}Z",
-        second / 3_600,
-        second / 60 % 60,
-        second % 60
-    )
+/// In UTC with all of its digits, 100 ns the last: what is read back is the same time.
+pub fn exact(time: Timestamp) -> String {
+    format!("{}.{:07}Z", seconds(time), time.ticks() % Timestamp::TICKS_PER_SECOND)
 }
 
-/// For names: `20240229T123456Z`.
+/// In UTC with microseconds; what is finer is cut off.
+pub fn micros(time: Timestamp) -> String {
+    format!("{}.{:06}Z", seconds(time), time.ticks() % Timestamp::TICKS_PER_SECOND / 10)
+}
+
+/// In UTC without punctuation and fractions, for names: `20240229T123456Z`.
 pub fn compact(time: Timestamp) -> String {
-    let text = rfc3339(time);
-    let seconds = text.split('.').next().unwrap_or_default();
-    format!("{}Z", seconds.replace(['-', ':'], ""))
+    format!("{}Z", seconds(time).replace(['-', ':'], ""))
+}
+
+/// As `2024-02-29T12:34:56`, without what follows.
+fn seconds(time: Timestamp) -> String {
+    let seconds = time.ticks() / Timestamp::TICKS_PER_SECOND;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
 /// The time in a text as `2024-02-29T12:34:56.5Z` or `2024-02-29T12:34:56+01:00`; of
@@ -70,7 +72,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-/// The other way round.
+/// The date this many days after 1970-01-01: the other way round.
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let era = shifted / 146_097;
@@ -93,7 +95,7 @@ mod tests {
         fn a_time_is_read_as_it_was_written(ticks in 0..2_500_000_000_000_000_000_u64) {
             let ticks = ticks % (8_000 * 366 * 86_400 * Timestamp::TICKS_PER_SECOND);
             let time = Timestamp::from_ticks(ticks);
-            prop_assert_eq!(parse(&rfc3339(time)), Some(time));
+            prop_assert_eq!(parse(&exact(time)), Some(time));
         }
     }
 
@@ -108,5 +110,15 @@ mod tests {
         {
             assert_eq!(parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn times_are_written_in_utc() {
+        let seconds = |seconds: u64| Timestamp::from_ticks(seconds * Timestamp::TICKS_PER_SECOND);
+        assert_eq!(micros(seconds(0)), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(micros(seconds(951_782_400)), "2000-02-29T00:00:00.000000Z");
+        let fine = Timestamp::from_ticks(1_709_210_096 * Timestamp::TICKS_PER_SECOND + 79);
+        assert_eq!(micros(fine), "2024-02-29T12:34:56.000007Z");
+        assert_eq!(exact(fine), "2024-02-29T12:34:56.0000079Z");
     }
 }
