@@ -24,6 +24,9 @@ impl Bucket {
         if bucket.is_empty() {
             return Err(Error::Invalid("write the bucket: s3://BUCKET or s3://BUCKET/PREFIX".into()));
         }
+        // The client of the store takes the cryptography that the process has installed, and
+        // would panic without. An error says that somebody has: it is the only one there is.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let store = AmazonS3Builder::from_env().with_bucket_name(bucket).build();
         let store = store.map_err(|error| Error::Invalid(format!("{text} cannot be used: {error}")))?;
         let prefix = Path::parse(prefix.trim_end_matches('/'))
