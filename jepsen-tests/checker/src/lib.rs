@@ -30,6 +30,7 @@ mod quote;
 mod replay;
 pub mod report;
 mod rules;
+pub mod scavenge;
 mod settings;
 mod stream;
 mod sweep;
