@@ -6,29 +6,36 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use support::secure::Certs;
 use support::{Ran, Running, annals, run_with_input};
 
 type Objects = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
-/// Serves one bucket until the test ends.
-fn bucket() -> (u16, Objects) {
+/// Serves one bucket until the test ends: over TLS, if there is a configuration for it.
+fn bucket(tls: Option<Arc<ServerConfig>>) -> (u16, Objects) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let objects = Objects::default();
     let served = objects.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let objects = served.clone();
-            std::thread::spawn(move || answer(stream, &objects));
+            let (objects, tls) = (served.clone(), tls.clone());
+            std::thread::spawn(move || match tls {
+                Some(tls) => answer(StreamOwned::new(ServerConnection::new(tls).ok()?, stream), &objects),
+                None => answer(stream, &objects),
+            });
         }
     });
     (port, objects)
 }
 
-fn answer(stream: TcpStream, objects: &Objects) -> Option<()> {
+fn answer<S: Read + Write>(stream: S, objects: &Objects) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
@@ -103,22 +110,27 @@ fn listing(objects: &BTreeMap<String, Vec<u8>>, query: &str) -> Vec<u8> {
     format!("<ListBucketResult><IsTruncated>false</IsTruncated>{common}</ListBucketResult>").into_bytes()
 }
 
-fn run(port: u16, arguments: &[&str]) -> Ran {
+/// Runs the binary with the credentials for a bucket at this address.
+fn run_at(endpoint: &str, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
     let output = annals()
         .args(arguments)
-        .env("AWS_ENDPOINT", format!("http://127.0.0.1:{port}"))
-        .env("AWS_ALLOW_HTTP", "true")
+        .env("AWS_ENDPOINT", endpoint)
         .env("AWS_REGION", "us-east-1")
         .env("AWS_ACCESS_KEY_ID", "key")
         .env("AWS_SECRET_ACCESS_KEY", "secret")
+        .envs(environment.iter().copied())
         .output()
         .expect("the binary runs");
     Ran::of(&output)
 }
 
+fn run(port: u16, arguments: &[&str]) -> Ran {
+    run_at(&format!("http://127.0.0.1:{port}"), &[("AWS_ALLOW_HTTP", "true")], arguments)
+}
+
 #[test]
 fn a_bucket_is_a_place_like_any_other() {
-    let (port, objects) = bucket();
+    let (port, objects) = bucket(None);
     let directory = tempfile::tempdir().expect("a directory");
     let node = Running::dev(1, &[]);
     let line = "{\"type\":\"T\",\"data\":{}}\n";
@@ -154,4 +166,35 @@ fn a_bucket_is_a_place_like_any_other() {
         }
     }
     assert_eq!(run(port, &["backup", "verify", "--from", place]).code, 4);
+}
+
+#[test]
+fn a_bucket_is_reached_over_tls_by_who_trusts_its_certificate() {
+    let certs = Certs::new("127.0.0.1", "nobody");
+    let own = certs.of("node-127.0.0.1");
+    let chain = CertificateDer::pem_file_iter(&own.certificate).expect("a file").map(|one| one.expect("PEM")).collect();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(&own.key).expect("a key"))
+        .expect("a certificate and its key");
+    let (port, objects) = bucket(Some(Arc::new(config)));
+    let endpoint = format!("https://127.0.0.1:{port}");
+    let ca = certs.ca();
+    let trusting = [("SSL_CERT_FILE", ca.to_str().expect("UTF-8"))];
+    let node = Running::dev(1, &[]);
+    run_with_input(&["stream", "append", "a", "--server", &node.url()], "{\"type\":\"T\",\"data\":{}}\n").exits(0);
+    let place = "s3://backups/of/annals";
+
+    let create = ["backup", "create", "--to", place, "-o", "json", "--server", &node.url()];
+    let full = run_at(&endpoint, &trusting, &create).exits(0).json();
+    assert!(!objects.lock().expect("nobody panics").is_empty());
+    let verified = run_at(&endpoint, &trusting, &["backup", "verify", "--from", place, "-o", "json"]).exits(0).json();
+    assert_eq!(verified["hash"], full["hash"]);
+
+    let other = Certs::new("127.0.0.1", "nobody").ca();
+    let distrusting = [("SSL_CERT_FILE", other.to_str().expect("UTF-8"))];
+    let refused = run_at(&endpoint, &distrusting, &["backup", "ls", "--from", place]);
+    assert!(refused.code > 0 && refused.err.contains("certificate"), "{refused:#?}");
 }

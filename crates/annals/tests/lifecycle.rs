@@ -492,6 +492,63 @@ fn a_replica_follows_for_good_and_may_leave_when_it_stops() {
     assert!(nodes.said(replica).contains("this replica has left its cluster"), "{}", nodes.said(replica));
 }
 
+/// A voter and a replica that leaves when it stops, both ready, with an event.
+fn with_a_replica() -> (Nodes, usize) {
+    let mut nodes = Nodes::with(&[free_ports(1)], |_| vec!["--bootstrap-expect=1".to_owned()]);
+    nodes.start(0);
+    nodes.wait_ready([0]);
+    let seed = nodes.join(0);
+    let replica = nodes.add(&[seed, "--replica".into(), "--set".into(), "leave_on_shutdown=true".into()]);
+    nodes.start(replica);
+    nodes.wait_members(0, &["node-0 votes", "node-1 replica"]);
+    nodes.wait_ready([replica]);
+    nodes.append(0, "before").exits(0);
+    (nodes, replica)
+}
+
+/// It is a member again, under another id, and has everything.
+fn is_back(nodes: &Nodes, replica: usize, former: u64) {
+    nodes.wait_ready([replica]);
+    nodes.wait_members(0, &["node-0 votes", "node-1 replica"]);
+    assert!(id_of(nodes, "node-1") > former, "an id is never given twice");
+    eventually("it has what was written while it was away", || {
+        let read = run(&["stream", "read", "s", "-o", "json", "--server", &nodes.url(replica)]);
+        (read.code == 0 && read.lines().len() > 1).then_some(())
+    });
+}
+
+fn id_of(nodes: &Nodes, name: &str) -> u64 {
+    eventually("the node is known", || {
+        let status = nodes.status(0)?;
+        status["nodes"].as_array()?.iter().find(|node| node["name"] == name)?["id"].as_u64()
+    })
+}
+
+#[test]
+fn a_replica_that_has_left_joins_anew_when_it_is_started_on_its_old_directory() {
+    let (mut nodes, replica) = with_a_replica();
+    for _ in 0..2 {
+        let former = id_of(&nodes, "node-1");
+        assert_eq!(nodes.terminate(replica), Some(0));
+        nodes.wait_members(0, &["node-0 votes"]);
+        nodes.append(0, "meanwhile").exits(0);
+        nodes.start(replica);
+        is_back(&nodes, replica, former);
+    }
+    nodes.says(replica, "this replica had left its cluster: it joins anew, with nothing");
+}
+
+#[test]
+fn a_replica_whose_disk_is_lost_takes_its_former_place_back() {
+    let (mut nodes, replica) = with_a_replica();
+    let former = id_of(&nodes, "node-1");
+    nodes.kill(replica);
+    nodes.append(0, "meanwhile").exits(0);
+    nodes.wipe(replica);
+    nodes.start(replica);
+    is_back(&nodes, replica, former);
+}
+
 // ----------------------------------------------------------------- status ----
 
 #[test]

@@ -107,6 +107,12 @@ pub enum Bug {
     /// A right to read that an account once had is remembered; it sees what was closed
     /// to it meanwhile.
     S27,
+    /// A scavenge takes the first event that a truncation keeps with those before it;
+    /// an event that readers see is gone.
+    S28,
+    /// A node that catches up does not ask what was reclaimed among the records that it
+    /// has; it shows them for ever, and the replicas differ.
+    S29,
 }
 
 /// Whether this mistake is to be made.
@@ -133,7 +139,7 @@ mod choice {
 
     const VARIABLE: &str = "SEEDED_BUG";
 
-    const ALL: [Bug; 27] = [
+    const ALL: [Bug; 29] = [
         Bug::S1,
         Bug::S2,
         Bug::S3,
@@ -161,6 +167,8 @@ mod choice {
         Bug::S25,
         Bug::S26,
         Bug::S27,
+        Bug::S28,
+        Bug::S29,
     ];
 
     /// The variable names no bug.

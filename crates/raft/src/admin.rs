@@ -240,6 +240,17 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
         let members: BTreeMap<u64, NodeInfo> =
             metrics.membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect();
         let mut there = members.iter().filter(|(_, node)| node.address == address);
+        if probe.replica && !probe.has_identity && replaces.is_none() {
+            let is_former = |(id, node): &(&u64, &NodeInfo)| {
+                node.replica && node.incarnation[..] != probe.incarnation[..] && !is_voter(&metrics, **id)
+            };
+            if let Some((former, _)) = there.clone().find(is_former) {
+                // Nothing that it acknowledged ever counted; it may have left, or lost its disk.
+                tracing::info!(former, address, "a replica is back, with nothing: its former place is taken back");
+                self.remove(*former, false, deadline).await?;
+                return Box::pin(self.add(address, None, deadline)).await;
+            }
+        }
         if let Some((id, node)) = there.clone().find(|(_, node)| node.incarnation[..] == probe.incarnation[..]) {
             let Some(old) = replaces.filter(|old| node.replaces != *old) else { return Ok(*id) };
             return self.add_intention(*id, node, old, &metrics, deadline).await;
@@ -574,6 +585,10 @@ impl<M: RaftStateMachine<TypeConfig>> Actor<M> {
 fn handle(id: u64, node: &NodeInfo, members: &BTreeMap<u64, NodeInfo>) -> String {
     let is_only = members.values().filter(|other| other.called() == node.called()).count() == 1;
     if is_only { node.called().to_owned() } else { id.to_string() }
+}
+
+fn is_voter(metrics: &Metrics, node: u64) -> bool {
+    metrics.membership_config.voter_ids().any(|voter| voter == node)
 }
 
 fn is_joint(metrics: &Metrics) -> bool {

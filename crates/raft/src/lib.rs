@@ -24,6 +24,7 @@ mod blocking;
 mod bootstrap;
 mod codec;
 mod config;
+mod departure;
 mod entries;
 mod error;
 mod event_store;

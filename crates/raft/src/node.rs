@@ -37,6 +37,7 @@ use uuid::Uuid;
 use crate::admin::{self, Actor, Admin, AdminRequest, NetworkPeers};
 use crate::bootstrap;
 use crate::config::Config;
+use crate::departure;
 use crate::error::{AdminError, AppendError, BarrierError, OpenError};
 use crate::forward::Forwarder;
 use crate::founders::Founders;
@@ -172,6 +173,7 @@ impl Node {
     pub async fn open(config: Config) -> Result<Node, OpenError> {
         config.validate()?;
         let lock = lock(&config).await?;
+        departure::begin_anew(&config)?;
         let opening = config.clone();
         let disks = tokio::task::spawn_blocking(move || Disks::open(&opening))
             .await
@@ -503,6 +505,10 @@ impl Node {
         let status = self.status();
         let is_replica = status.members.iter().any(|member| member.id == status.node && member.replica);
         if !config.leave_on_shutdown || !is_replica || status.phase == Phase::Removed {
+            return;
+        }
+        if let Err(error) = departure::announce(&config.data) {
+            tracing::error!(%error, "this replica stays in its cluster: that it leaves could not be written down");
             return;
         }
         let request = AdminRequest::Remove { node: status.node, force: false };

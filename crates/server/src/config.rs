@@ -104,8 +104,9 @@ options! {
     /// the node joins.
     replica: bool = false,
 
-    /// A replica that is stopped in order leaves the cluster, and its data directory is
-    /// of no use any more. For replicas whose storage goes with them.
+    /// A replica that is stopped in order leaves the cluster, and what is in its data
+    /// directory is of no use any more: with `join`, its next start empties that and joins
+    /// anew. For replicas whose storage goes with them.
     leave_on_shutdown: bool = false,
 
     /// A leader gives votes to nodes that have joined and caught up while the cluster

@@ -353,3 +353,23 @@ fn is_no_member(status: &Status) -> Option<&'static str> {
         Phase::Recovering | Phase::Ready => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With time that passes by itself: without a bound it would never end.
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_what_a_drain_tells_does_not_hold_it_up() {
+        let (steps, mut told) = mpsc::channel(1);
+        let audience = Audience::new(steps);
+        for step in ["one", "two", "three"] {
+            audience.tell(Step::Waiting, step).await;
+        }
+        assert!(!audience.is_gone(), "it may come back");
+        // What did not fit is not told any more; what comes next is.
+        assert_eq!(told.recv().await.expect("told").text, "one");
+        audience.tell(Step::Drained, "four").await;
+        assert_eq!(told.recv().await.expect("told").text, "four");
+    }
+}

@@ -55,6 +55,9 @@ use crate::{http, listener, scavenge, seeds, version};
 /// Election timeouts without a leader after which a node is not ready.
 const LEADERLESS_ELECTIONS: u32 = 10;
 
+/// How long clients may take to take in that their call has ended, at a stop.
+pub(crate) const TAKEN_WITHIN: Duration = Duration::from_secs(2);
+
 /// Why a node could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -282,8 +285,11 @@ impl Server {
         }
         self.stop_listening.cancel();
         let mut listening = self.listening;
-        if tokio::time::timeout_at(deadline, &mut listening).await.is_err() {
-            tracing::warn!("cutting off calls that did not end in time");
+        // Every call has its answer now. What is left are clients that do not take it, and
+        // they know where they were: a slow reader is no reason to be away for longer.
+        let taken = deadline.min(tokio::time::Instant::now() + TAKEN_WITHIN);
+        if tokio::time::timeout_at(taken, &mut listening).await.is_err() {
+            tracing::warn!("cutting off calls whose clients did not take their end in time");
             self.cut.cancel();
             // Now nothing waits any more, so that this ends at once.
             let _ = listening.await;

@@ -55,6 +55,8 @@ const BUGS: &[Bug] = &[
     bug("S23", "a group's checkpoint passes what a consumer has not answered for", "groups", 6, &[P11], ""),
     bug("S24", "a key's next event is handed out while one is with a consumer", "groups", 3, &[P11], ""),
     bug("S25", "an event counts as parked before it is", "groups", 6, &[P11], ""),
+    bug("S28", "a scavenge takes the first event that is kept", "scavenge", 3, &[], "nothing had hidden it"),
+    bug("S29", "catching up leaves out what was reclaimed", "scavenge", 6, &[], "P14"),
 ];
 
 const fn bug(

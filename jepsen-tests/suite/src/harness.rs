@@ -35,7 +35,7 @@ pub(crate) struct Job {
     pub(crate) binary: PathBuf,
     /// Where the run's directory is made.
     pub(crate) out: PathBuf,
-    /// `S1` … `S25`: what the server is told to get wrong.
+    /// `S1` … `S29`: what the server is told to get wrong.
     pub(crate) seeded_bug: Option<String>,
 }
 

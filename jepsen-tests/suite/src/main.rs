@@ -21,6 +21,7 @@ mod long;
 mod mix;
 mod offline;
 mod power_loss;
+mod scavenge;
 mod scenario;
 mod smoke;
 mod verdict;
@@ -93,7 +94,7 @@ enum Command {
         /// By how much the drawn faults are shorter than usual.
         #[arg(long, default_value_t = 1.0)]
         hurry: f64,
-        /// What the server is told to get wrong: S1 … S25. Needs a program
+        /// What the server is told to get wrong: S1 … S29. Needs a program
         /// built with the feature seeded-bugs.
         #[arg(long)]
         seeded_bug: Option<String>,
@@ -128,7 +129,7 @@ enum Command {
     Bugs {
         #[command(flatten)]
         common: Common,
-        /// Which: S1 … S25. None: all.
+        /// Which: S1 … S29. None: all.
         bugs: Vec<String>,
         /// The first seed to try.
         #[arg(long, default_value_t = 1)]

@@ -10,7 +10,7 @@ use annals_checker::Settings;
 use anyhow::{Result, bail};
 
 use crate::harness::{Harness, Job, Report, Shape};
-use crate::{access, corruption, directed, disks, mix, power_loss};
+use crate::{access, corruption, directed, disks, mix, power_loss, scavenge};
 
 /// How much of a scenario to run.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +121,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "users whose rights change, while leaders are killed, paused and cut off",
     },
     Scenario {
+        name: "scavenge",
+        classes: &[],
+        about: "streams deleted, truncated and restored under scavenges whose leader is killed, paused and cut off",
+    },
+    Scenario {
         name: "restarts",
         classes: &["F1"],
         about: "all nodes killed at once, again and again, while state is flushed all the time",
@@ -170,6 +175,7 @@ async fn run_to_its_end(job: Job, amount: Amount) -> Result<Report> {
             mix::in_turn(job, scenario.classes, Shape { fake_clock: true, ..Shape::default() }, amount, settings).await
         }
         "access" => access::run(job, amount).await,
+        "scavenge" => scavenge::run(job, amount).await,
         // Twice as many faults in the same time: what counts for groups is the change of leaders.
         "groups" => {
             let amount = Amount { hurry: amount.hurry * 2.0, ..amount };

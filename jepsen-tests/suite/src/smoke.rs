@@ -41,6 +41,7 @@ const PARTS: &[Part] = &[
     part("clock", 3, 1, 60),
     part("identity", 3, 3, 120),
     part("access", 3, 6, 45),
+    part("scavenge", 3, 6, 60),
 ];
 
 /// Runs them all, or those of these names, or a share of each.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use annals_checker::history::NodeNumber;
 use annals_proto::annals::v1::cluster_client::ClusterClient;
+use annals_proto::event_store::client::operations::operations_client::OperationsClient;
 use annals_proto::event_store::client::persistent_subscriptions::persistent_subscriptions_client::PersistentSubscriptionsClient;
 use annals_proto::event_store::client::streams::streams_client::StreamsClient;
 use annals_proto::event_store::client::users::users_client::UsersClient;
@@ -85,6 +86,11 @@ impl Wire {
     /// Consumer groups.
     pub fn groups(&self) -> PersistentSubscriptionsClient<Channel> {
         PersistentSubscriptionsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// What operators ask of a node.
+    pub fn operations(&self) -> OperationsClient<Channel> {
+        OperationsClient::new(self.channel.clone())
     }
 
     /// Administration.

@@ -16,6 +16,7 @@
 //! | [`values`] | numbers and ids at their ends, filters that explode |
 //! | [`names`] | names of streams |
 //! | [`ports`] | what operators and nodes use, in the hands of others |
+//! | [`operators`] | cluster, maintenance, logs, backup and import: nonsense, too much, slowly, by nobody |
 //!
 //! Passwords and tokens are [`secrets`]' matter. Shapes of their own for users and
 //! certificates belong here as families of their own once there are such.
@@ -29,6 +30,7 @@ mod http1;
 mod http2;
 mod limits;
 mod names;
+mod operators;
 mod ports;
 mod protobuf;
 mod raw;
@@ -97,9 +99,22 @@ fn a_node_withstands_strangers_at_its_other_services() {
 }
 
 #[test]
+fn a_node_withstands_what_operators_never_send() {
+    withstands("operators", operators::SHAPES);
+}
+
+#[test]
 fn there_are_as_many_shapes_as_the_reference_wants() {
-    let families =
-        [http2::SHAPES, http1::SHAPES, grpc::SHAPES, protobuf::SHAPES, values::SHAPES, names::SHAPES, ports::SHAPES];
+    let families = [
+        http2::SHAPES,
+        http1::SHAPES,
+        grpc::SHAPES,
+        protobuf::SHAPES,
+        values::SHAPES,
+        names::SHAPES,
+        ports::SHAPES,
+        operators::SHAPES,
+    ];
     let mut names: Vec<&str> = families.iter().flat_map(|shapes| shapes.iter().map(|(name, _)| *name)).collect();
     let all = names.len();
     names.sort_unstable();

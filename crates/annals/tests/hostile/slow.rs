@@ -74,6 +74,23 @@ fn subscribers_that_take_nothing_cost_nobody_anything_and_are_given_up() {
     victim.finish();
 }
 
+/// Whatever time a stop may take: who does not take its end is cut off long before.
+#[test]
+fn a_subscriber_that_takes_nothing_does_not_hold_up_a_stop() {
+    let _turn = crate::TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let victim = Victim::start(&["--set", "shutdown_timeout_ms=600000", "--set", "stall_timeout_ms=600000"]);
+    let data = vec![b'x'; 60_000];
+    for _ in 0..20 {
+        values::append("filled-1", Uuid::new_v4(), &data).answer(victim.port).is(&["0"]);
+    }
+    let mut raw = Raw::open(victim.port, &setting(INITIAL_WINDOW_SIZE, TAKEN));
+    raw.begin(1, READ, 0);
+    raw.send(DATA, END_STREAM, 1, &values::subscribe_to_everything());
+    raw.wait_for(&[DATA]).expect("it is served");
+    let log = victim.finish();
+    assert!(log.contains("cutting off calls") && log.contains("stopped"), "{log}");
+}
+
 /// The status says the position, by a client that can read it.
 #[test]
 fn the_status_of_a_stalled_subscriber_names_its_position() {

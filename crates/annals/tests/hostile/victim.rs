@@ -106,7 +106,7 @@ impl Victim {
     pub(crate) fn finish(mut self) -> String {
         self.canary.stop();
         support::signal(self.child.id(), "TERM");
-        let status = self.child.wait().expect("it ends");
+        let status = support::eventually("it ends", || self.child.try_wait().expect("our child"));
         self.reading.take().expect("once").join().expect("nobody panics");
         let log = self.log();
         assert!(status.success(), "{status}: {log}");

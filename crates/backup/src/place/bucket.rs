@@ -1,9 +1,9 @@
 //! A bucket of S3-compatible storage.
 
 use bytes::Bytes;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ClientConfigKey, ObjectStore, ObjectStoreExt};
 
 use crate::error::Error;
 
@@ -24,8 +24,18 @@ impl Bucket {
         if bucket.is_empty() {
             return Err(Error::Invalid("write the bucket: s3://BUCKET or s3://BUCKET/PREFIX".into()));
         }
-        let store = AmazonS3Builder::from_env().with_bucket_name(bucket).build();
-        let store = store.map_err(|error| Error::Invalid(format!("{text} cannot be used: {error}")))?;
+        // The client of the store takes the cryptography that the process has installed, and
+        // would panic without. An error says that somebody has: it is the only one there is.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+        if is_in_clear_text(&builder) {
+            // A small container may have no authorities, and needs none for this.
+            let key = AmazonS3ConfigKey::Client(ClientConfigKey::NoSystemCertificates);
+            builder = builder.with_config(key, "true");
+        }
+        let store = builder
+            .build()
+            .map_err(|error| Error::Invalid(format!("{text} cannot be used: {}", with_causes(&error))))?;
         let prefix = Path::parse(prefix.trim_end_matches('/'))
             .map_err(|error| Error::Invalid(format!("{text} cannot be used: {error}")))?;
         Ok(Bucket { store, prefix, text: text.to_owned() })
@@ -65,6 +75,27 @@ impl Bucket {
     fn failed(&self, attempted: &'static str, name: &str, error: object_store::Error) -> Error {
         Error::place(attempted, format!("{}/{name}", self.text.trim_end_matches('/')), error)
     }
+}
+
+/// Whether nothing is called over TLS: neither the store nor, for keys, anybody else.
+fn is_in_clear_text(builder: &AmazonS3Builder) -> bool {
+    let said = |key| builder.get_config_value(&key);
+    let endpoint = said(AmazonS3ConfigKey::S3Endpoint).or_else(|| said(AmazonS3ConfigKey::Endpoint));
+    endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) && said(AmazonS3ConfigKey::AccessKeyId).is_some()
+}
+
+/// An error and what caused it, which alone says what to do about a certificate.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn there<T>(result: object_store::Result<T>) -> object_store::Result<Option<T>> {

@@ -22,6 +22,7 @@ use crate::access::Caller;
 use crate::access::audit::Decision;
 use crate::consistency::{self, refuse_v1};
 use crate::context::Context;
+use crate::grpc::streams::convert::shortened;
 use crate::scavenge;
 use crate::status::Failure;
 
@@ -129,5 +130,5 @@ pub(super) fn scavenge_id(text: &str) -> Result<Option<Uuid>, Failure> {
     if matches!(text, "" | "current") {
         return Ok(None);
     }
-    Uuid::try_parse(text).map(Some).map_err(|_| Failure::ScavengeNotFound(text.to_owned()))
+    Uuid::try_parse(text).map(Some).map_err(|_| Failure::ScavengeNotFound(shortened(text).to_owned()))
 }

@@ -392,6 +392,13 @@ fn reads(config: &Config) -> Vec<Limit> {
             "ABORTED with the place up to which it was sent everything; a reset after twice that",
         ),
         limit(
+            "time to take the end of a call when the node stops",
+            seconds(crate::run::TAKEN_WITHIN),
+            None,
+            "`server/run`, within `shutdown_timeout_ms`",
+            "a reset",
+        ),
+        limit(
             "bytes of one answer",
             bytes(ANSWER_BYTES_MAX as u64),
             None,

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::Answers;
 use crate::consistency::refuse_v1;
 use crate::context::Context;
+use crate::grpc::streams::convert::writable;
 use crate::grpc::streams::unexpected;
 use crate::status::Failure;
 
@@ -130,6 +131,8 @@ fn imported(event: import_batch::Event) -> Result<Imported, Status> {
     let shown: String = event.stream.chars().take(100).collect();
     let invalid = |why: &str| Status::invalid_argument(format!("an event of stream \"{shown}\": {why}"));
     let stream = StreamName::new(event.stream.clone()).map_err(|error| invalid(&error.to_string()))?;
+    // As of an append.
+    let stream = writable(stream).map_err(|_| invalid("it follows from others, and is not written"))?;
     let event_type = EventType::new(event.r#type).map_err(|error| invalid(&error.to_string()))?;
     let id = Uuid::from_slice(&event.id).ok().and_then(EventId::new).ok_or_else(|| invalid("its id is no UUID"))?;
     let revision = match (event.tombstone, event.revision) {

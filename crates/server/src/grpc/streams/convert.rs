@@ -220,7 +220,7 @@ fn as_json(value: Value) -> Result<serde_json::Value, &'static str> {
 }
 
 /// A client's text for use in an answer: enough of it to be recognised.
-fn shortened(text: &str) -> &str {
+pub(crate) fn shortened(text: &str) -> &str {
     match text.char_indices().nth(64) {
         Some((end, _)) => &text[..end],
         None => text,
