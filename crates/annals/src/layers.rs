@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use annals_server::Config;
+use annals_server::{Config, memory};
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -94,7 +94,7 @@ impl Sources {
 
 /// All layers, the later over the earlier.
 pub(crate) fn layers(files: &[PathBuf], flags: Flags) -> Result<Figment, Failure> {
-    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    let mut figment = Figment::from(Serialized::defaults(Config::defaults_within(memory::limit())));
     let default = Path::new(DEFAULT_FILE);
     if files.is_empty() && default.is_file() {
         figment = figment.merge(Toml::file_exact(default));

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use annals_server::config::LogFormat;
 use annals_server::logs::{Gravity, Line};
-use annals_server::{Config, Logs};
+use annals_server::{Config, Logs, telemetry};
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -128,6 +128,7 @@ impl<S: Subscriber> Layer<S> for Keeper {
         let metadata = event.metadata();
         let mut told = Told::default();
         event.record(&mut told);
+        told.fields.extend(telemetry::trace_id().map(|id| ("trace_id".to_owned(), id)));
         self.0.record(Line {
             number: 0,
             at: SystemTime::now(),

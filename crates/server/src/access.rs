@@ -35,7 +35,7 @@ use std::time::Instant;
 
 use annals_core::access::{self, ADMINS, Defaults, Denied, OPS, SETTINGS, asked};
 use annals_core::{Command, Outcome, Principal, Revision, Right, State, StreamName};
-use annals_raft::Route;
+use annals_raft::{AppendError, Route};
 use annals_store::Store;
 use http::Extensions;
 use tonic::Request;
@@ -340,7 +340,7 @@ impl Context {
         deadline: Instant,
     ) -> Result<Outcome, Failure> {
         if let Caller::Trusted = caller {
-            return Ok(self.node.append(command, route, deadline).await?);
+            return Ok(self.propose(command, route, deadline).await?);
         }
         if caller.is_local() {
             // There is no account by which it could be judged where it is applied.
@@ -353,7 +353,7 @@ impl Context {
         loop {
             let principal = self.principal(caller)?.map_or_else(Principal::anonymous, |known| (*known).clone());
             let wanted = Command::For { principal, command: Box::new(command.clone()) };
-            match self.node.append(wanted, route, deadline).await? {
+            match self.propose(wanted, route, deadline).await? {
                 // The account has changed, of which this node may not know yet.
                 // Nothing was carried out, so that it is asked again.
                 Outcome::Denied(Denied::Account { as_of }) => {
@@ -370,6 +370,17 @@ impl Context {
                 }
             }
         }
+    }
+
+    /// [`annals_raft::Node::append`], as a step in the trace of the call that asks for it.
+    async fn propose(&self, command: Command, route: Route, deadline: Instant) -> Result<Outcome, AppendError> {
+        let Some(tracing) = &self.tracing else { return self.node.append(command, route, deadline).await };
+        let step = tracing.inner("raft.propose");
+        let outcome = self.node.append(command, route, deadline).await;
+        if let Some(step) = step {
+            step.proposed(&outcome);
+        }
+        outcome
     }
 
     /// Tells of changed rights: of streams, or of all that do not say.

@@ -1,5 +1,5 @@
 //! What all gRPC calls have in common, whatever their service: they are
-//! counted, and a request that is no gRPC call is told so.
+//! counted and, where that is wanted, traced, and a request that is no gRPC call is told so.
 //!
 //! The status of a call travels in its trailers, after the body; so the body
 //! is wrapped, and a call whose body is dropped before its trailers were seen
@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,13 @@ use tonic::{Code, Status};
 
 use crate::config::Config;
 use crate::consistency;
+use crate::context::Context;
 use crate::grpc::streams::WRITE_TIMEOUT;
 use crate::http::problem;
 use crate::limits::Peer;
 use crate::metrics::{Counted, Metrics};
 use crate::status::Failure;
+use crate::{tasks, telemetry};
 
 const CONTENT_TYPE: &str = "application/grpc";
 const STATUS: &str = "grpc-status";
@@ -51,14 +53,15 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Counts a call, and answers requests to gRPC paths that are no calls.
-pub(crate) async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+pub(crate) async fn observe(State(context): State<Arc<Context>>, request: Request, next: Next) -> Response {
     if !is_grpc(request.headers()) {
         if !is_grpc_path(request.uri().path()) {
             return next.run(request).await;
         }
         return not_a_call(request.method());
     }
-    let mut call = Call::begin(metrics, request.uri().path());
+    let mut call = Call::begin(&context, request.uri().path(), request.headers());
+    call.enter();
     if let Some(peer) = Peer::of(request.extensions()) {
         call = call.over(peer.clone());
     }
@@ -103,10 +106,11 @@ pub(crate) fn late() -> Response {
 }
 
 /// The answer to a caller that calls too often, of a call if it has a path.
-pub(crate) fn too_many(metrics: &Metrics, path: Option<&str>, per_second: u64) -> Response {
-    let failure = Failure::TooManyCalls { per_second };
+pub(crate) fn too_many(context: &Context, path: Option<&str>) -> Response {
+    let failure = Failure::TooManyCalls { per_second: context.config.calls_per_second_max };
     match path {
-        Some(path) => Call::begin(metrics.clone(), path).answered(status_alone(failure.v1())),
+        // Not traced: whoever calls too often must not be able to fill traces as well.
+        Some(path) => Call::counted(&context.metrics, path).answered(status_alone(failure.v1())),
         None => problem(StatusCode::TOO_MANY_REQUESTS, &failure.message()),
     }
 }
@@ -165,13 +169,34 @@ pub(crate) struct Call {
     inflight: Counted,
     /// Keeps the connection from being idle.
     peer: Option<Peer>,
+    /// Set where traces are made and this call is sampled.
+    span: Option<opentelemetry::Context>,
 }
 
 impl Call {
-    pub(crate) fn begin(metrics: Metrics, path: &str) -> Self {
+    pub(crate) fn begin(context: &Context, path: &str, headers: &HeaderMap) -> Self {
+        let mut call = Call::counted(&context.metrics, path);
+        // Nodes speak to each other many times a second, and about nobody's call alone.
+        if let Some(tracing) = &context.tracing
+            && !path.starts_with(BETWEEN_NODES)
+        {
+            call.span = tracing.call(call.service, call.method, headers);
+        }
+        call
+    }
+
+    /// A call without a span.
+    fn counted(metrics: &Metrics, path: &str) -> Self {
         let (service, method) = known(path);
-        let inflight = metrics.call(service, method);
-        Call { inflight, metrics, service, method, started: Instant::now(), code: None, peer: None }
+        let (metrics, inflight) = (metrics.clone(), metrics.call(service, method));
+        Call { inflight, metrics, service, method, started: Instant::now(), code: None, peer: None, span: None }
+    }
+
+    /// From now on this task works for this call.
+    pub(crate) fn enter(&self) {
+        if let Some(span) = &self.span {
+            tasks::enter(span);
+        }
     }
 
     /// The same, over a connection that is in use until it ends.
@@ -201,6 +226,9 @@ impl Drop for Call {
         // Nobody waited for the status: the client went away.
         let code = self.code.unwrap_or(Code::Cancelled);
         self.metrics.call_finished(self.service, self.method, code_name(code), self.started.elapsed());
+        if let Some(span) = &self.span {
+            telemetry::end_call(span, code);
+        }
     }
 }
 

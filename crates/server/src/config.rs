@@ -165,6 +165,18 @@ options! {
     #[serde(deserialize_with = "list")]
     metrics_compat: Vec<MetricsCompat> = Vec::new(),
 
+    /// What is sent to an OpenTelemetry collector, by OTLP over gRPC: `traces`, `metrics`,
+    /// or both. Where to and how much is told by the standard variables, such as
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME` and
+    /// `OTEL_TRACES_SAMPLER`. No call waits for a collector, or fails for want of one.
+    /// A list. Empty: nothing is sent.
+    #[serde(deserialize_with = "list")]
+    otlp: Vec<Signal> = Vec::new(),
+
+    /// The collector, as `http://HOST:4317`, or `https://` with TLS. Default:
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`, or else `http://localhost:4317`.
+    otlp_endpoint: Option<String> = None,
+
     /// Open connections. One more is refused with a text that says so. Each
     /// costs some tens of KiB, and up to `connection_window_bytes` while it sends.
     connections_max: usize = 2_000,
@@ -288,6 +300,8 @@ options! {
     backup_bytes_per_second: u64 = 64 * MIB,
 
     /// Bytes of applied events in memory before they go to the state's files.
+    /// Like the other budgets of memory smaller by default in a small container:
+    /// `annals config explain` there tells.
     memtable_bytes: u64 = 64 * MIB,
 
     /// Bytes of the cache of the state's files.
@@ -306,6 +320,26 @@ pub enum MetricsCompat {
     Kurrentdb,
     /// `eventstore_…`, whose counters do not end in `_total`.
     Eventstore,
+}
+
+/// What can be sent by OTLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Signal {
+    /// Spans of calls.
+    Traces,
+    /// What /metrics tells.
+    Metrics,
+}
+
+impl Signal {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Signal::Traces => "traces",
+            Signal::Metrics => "metrics",
+        }
+    }
 }
 
 /// How log lines are written.
@@ -406,6 +440,9 @@ pub enum Invalid {
     /// Only replicas come and go.
     #[error("`leave_on_shutdown` is set, but not `replica`: a node that may vote leaves by `annals cluster remove`")]
     LeavesAsVoter,
+    /// Something about OTLP that cannot work.
+    #[error(transparent)]
+    Otlp(#[from] crate::telemetry::Unusable),
     /// A number out of its bounds.
     #[error("`{option}` is {value}, {rule}")]
     Number {

@@ -18,6 +18,7 @@ use crate::logs::Logs;
 use crate::maintenance::Maintenance;
 use crate::metrics::Metrics;
 use crate::receive::Reception;
+use crate::telemetry::Tracing;
 
 /// The parts of the process that requests use. Shared, never changed.
 pub struct Context {
@@ -27,6 +28,8 @@ pub struct Context {
     pub config: Config,
     /// Where everything is counted.
     pub metrics: Metrics,
+    /// Makes spans of calls, if traces are sent.
+    pub(crate) tracing: Option<Tracing>,
     /// What this process logs.
     pub logs: Logs,
     /// How other nodes are connected to.
@@ -55,6 +58,8 @@ pub struct Context {
     pub shutdown_asked: CancellationToken,
     /// Cancelled when the process is about to stop.
     pub stopping: CancellationToken,
+    /// Cancelled when it has stopped serving, for who tells of that to others.
+    pub(crate) stopped: CancellationToken,
 }
 
 /// How a [`Context`] is passed around.

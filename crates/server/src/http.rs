@@ -37,6 +37,7 @@ use crate::context::Context;
 use crate::grpc::{self, streams};
 use crate::limits::Peer;
 use crate::members::{self, Told};
+use crate::metrics::open_metrics;
 use crate::receive::Receiving;
 use crate::statistics::statistics;
 use crate::status::Failure;
@@ -85,13 +86,11 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
         let is_grpc = calls::is_grpc(request.headers());
         let path = request.uri().path();
         if !peer.standing().may_call() {
-            let refused =
-                calls::too_many(&context.metrics, is_grpc.then_some(path), context.config.calls_per_second_max);
-            return Answering::at_once(refused);
+            return Answering::at_once(calls::too_many(context, is_grpc.then_some(path)));
         }
         let until = calls::given_up_at(&context.config, path, request.headers());
         let call = (is_grpc && path.starts_with(STREAMS))
-            .then(|| Call::begin(context.metrics.clone(), path).over(peer.clone()));
+            .then(|| Call::begin(context, path, request.headers()).over(peer.clone()));
         request.extensions_mut().insert(peer);
         if let Some(identity) = &self.identity {
             request.extensions_mut().insert(identity.clone());
@@ -153,6 +152,9 @@ impl Answer {
             Answer::Made(response) => Poll::Ready(Ok(response.take().expect(ONCE))),
             Answer::Routed(answer, _) => answer.as_mut().poll(cx),
             Answer::Called(answer, call) => {
+                if let Some(call) = call {
+                    call.enter();
+                }
                 let response = ready!(answer.poll_unpin(cx))?;
                 Poll::Ready(Ok(call.take().expect(ONCE).answered(response)))
             }
@@ -194,7 +196,7 @@ fn router(context: &Arc<Context>, streams: streams::Server) -> Router {
         .merge(grpc::routes(context, streams))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(context.metrics.clone(), calls::observe))
+        .layer(middleware::from_fn_with_state(context.clone(), calls::observe))
 }
 
 /// An error as JSON.
@@ -351,12 +353,19 @@ fn accepts_json(headers: &HeaderMap) -> bool {
         .is_some_and(|accept| accept.contains("application/json"))
 }
 
-async fn metrics(State(context): Shared) -> Response {
-    let rendered = tokio::task::spawn_blocking(move || context.metrics.scrape(&context)).await;
-    match rendered {
+async fn metrics(State(context): Shared, headers: HeaderMap) -> Response {
+    // Names of other products are told only in the classic text, to all who are configured
+    // to want them.
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let open = context.config.metrics_compat.is_empty() && accept.is_some_and(open_metrics::is_wanted);
+    let rendered = tokio::task::spawn_blocking(move || match open {
+        true => context.metrics.scrape_open(&context),
+        false => context.metrics.scrape(&context),
+    });
+    match rendered.await {
         Ok(text) => {
-            let plain = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            ([(header::CONTENT_TYPE, plain)], text).into_response()
+            let kind = if open { open_metrics::CONTENT_TYPE } else { "text/plain; version=0.0.4; charset=utf-8" };
+            ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], text).into_response()
         }
         // Only while the runtime shuts down.
         Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "this node is stopping"),

@@ -15,7 +15,9 @@ mod declare;
 mod disk;
 mod groups;
 mod observer;
+pub(crate) mod open_metrics;
 mod operation;
+mod otlp;
 mod raft;
 mod recent;
 mod scavenge;
@@ -37,10 +39,13 @@ use self::declare::{Declarator, EVENTS, gauge};
 use self::disk::Disk;
 use self::groups::Groups;
 use self::operation::Operation;
+use self::otlp::Otlp;
+pub(crate) use self::otlp::OtlpCounts;
 use self::raft::Raft;
 use self::scavenge::Scavenges;
 use self::tls::Tls;
 pub(crate) use self::tls::TlsFile;
+use crate::config::Signal;
 use crate::context::Context;
 use crate::version;
 
@@ -79,6 +84,7 @@ struct Inner {
     scavenge: Scavenges,
     operation: Operation,
     backups: BackupGauges,
+    otlp: Otlp,
     lease_held: IntGauge,
     compat: Compat,
 
@@ -170,6 +176,7 @@ impl Metrics {
         let scavenge = Scavenges::declare(&mut d);
         let operation = Operation::declare(&mut d);
         let backups = BackupGauges::declare(&mut d);
+        let otlp = Otlp::declare(&mut d);
         d.group = "maintenance";
         let lease_held = d.gauge(
             "annals_maintenance_lease_held",
@@ -216,6 +223,7 @@ impl Metrics {
             scavenge,
             operation,
             backups,
+            otlp,
             lease_held,
             compat: Compat::new(),
             grpc_handled,
@@ -247,11 +255,27 @@ impl Metrics {
     /// Everything as it is now, also under the names of other products if the node is
     /// configured so. Reads files: to be called where blocking is allowed.
     pub(crate) fn scrape(&self, context: &Context) -> Vec<u8> {
-        self.refresh(context, context.health.is_ready(&context.node.status()));
-        let gathered = self.0.registry.gather();
+        let gathered = self.gather(context);
         let mut text = encode(&gathered);
         self.0.compat.render(context, &gathered, &mut text);
         text
+    }
+
+    /// The same as OpenMetrics, without the names of other products: those are no
+    /// OpenMetrics.
+    pub(crate) fn scrape_open(&self, context: &Context) -> Vec<u8> {
+        open_metrics::encode(&self.gather(context))
+    }
+
+    /// Everything as it is now, under its own names. As [`Metrics::scrape`].
+    pub(crate) fn gather(&self, context: &Context) -> Vec<MetricFamily> {
+        self.refresh(context, context.health.is_ready(&context.node.status()));
+        self.0.registry.gather()
+    }
+
+    /// Counts what is sent to a collector.
+    pub(crate) fn otlp(&self, signal: Signal) -> OtlpCounts {
+        self.0.otlp.of(signal)
     }
 
     /// Reads what mirrors the node's state.

@@ -49,8 +49,9 @@ use crate::logs::Logs;
 use crate::maintenance::{self, Maintenance};
 use crate::metrics::Metrics;
 use crate::receive::Reception;
+use crate::telemetry::{Prepared, Telemetry};
 use crate::tls::{self, LoadError, Tls};
-use crate::{http, listener, scavenge, seeds, version};
+use crate::{http, listener, memory, scavenge, seeds, version};
 
 /// Election timeouts without a leader after which a node is not ready.
 const LEADERLESS_ELECTIONS: u32 = 10;
@@ -119,6 +120,7 @@ pub struct Server {
     reloading: Option<JoinHandle<()>>,
     scavenging: JoinHandle<((), ())>,
     maintaining: JoinHandle<()>,
+    telemetry: Telemetry,
     stop_listening: CancellationToken,
     cut: CancellationToken,
 }
@@ -168,8 +170,10 @@ impl Server {
         config.listen = address;
         config.validate()?;
 
+        memory::tell(&config);
         let first_admin = first_admin(&config)?;
         let metrics = Metrics::new();
+        let telemetry = Prepared::new(&config, &metrics).map_err(Invalid::from)?;
         let tls = Tls::open(&config, &metrics)?;
         let peers = tls::peers(&config, tls.as_ref());
         let node = open(&config, peers.clone(), metrics.clone()).await?;
@@ -196,6 +200,7 @@ impl Server {
         let context = Arc::new(Context {
             node,
             metrics,
+            tracing: telemetry.as_ref().and_then(Prepared::tracing),
             logs,
             peers,
             health: Health::new(Duration::from_millis(config.election_max_ms) * LEADERLESS_ELECTIONS),
@@ -203,6 +208,7 @@ impl Server {
             leaving: Leaving::new(&stopping),
             maintenance: Maintenance::default(),
             stopping,
+            stopped: CancellationToken::new(),
             access: Access::new(config.asks_who(), local_token),
             groups: Groups::default(),
             callers: Callers::new(&config),
@@ -213,6 +219,7 @@ impl Server {
             config: config.clone(),
         });
         context.health.tick(&context.node.status());
+        let telemetry = telemetry.map(|prepared| prepared.start(&context)).unwrap_or_default();
 
         if context.access.is_required() {
             tokio::spawn(access::mint(context.clone(), first_admin));
@@ -237,6 +244,7 @@ impl Server {
                 scavenge::give_back(context.clone()),
             )),
             maintaining: tokio::spawn(maintenance::keep(context.clone())),
+            telemetry,
             context,
             address,
             stop_listening,
@@ -299,6 +307,8 @@ impl Server {
         if let Some(reloading) = self.reloading {
             reloading.abort();
         }
+        self.context.stopped.cancel();
+        self.telemetry.stop().await;
         tracing::info!("stopped");
     }
 }
