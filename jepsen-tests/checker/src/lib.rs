@@ -29,6 +29,7 @@ mod properties;
 mod quote;
 mod replay;
 pub mod report;
+pub mod restored;
 mod rules;
 pub mod scavenge;
 mod settings;

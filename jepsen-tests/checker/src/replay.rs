@@ -9,7 +9,7 @@
 //! What the server adds: an append to a stream that is deleted softly, or to
 //! the metadata of one, is followed by one more metadata event that makes the
 //! stream visible from the first new revision on. What it writes down of
-//! consumer groups is nobody's, and belongs there.
+//! consumer groups and of backups is nobody's, and belongs there.
 //!
 //! Invariants
 //! - Batches follow each other without gap and cover the log.

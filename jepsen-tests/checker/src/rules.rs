@@ -14,10 +14,10 @@ use crate::history::{Current, Expected, Reason, Retention};
 pub(crate) const LAST_OF_ALL: u64 = i64::MAX as u64;
 
 /// Whether the server itself writes to a stream of this name, by what it does
-/// for consumer groups.
+/// for consumer groups and when it is told of a backup.
 pub(crate) fn is_bookkeeping(stream: &str) -> bool {
     let plain = stream.strip_prefix("$$").filter(|plain| plain.starts_with('$')).unwrap_or(stream);
-    plain == "$persistentSubscriptionConfig" || plain.starts_with("$persistentsubscription-")
+    matches!(plain, "$persistentSubscriptionConfig" | "$backups") || plain.starts_with("$persistentsubscription-")
 }
 
 /// What a stream is like for a write.

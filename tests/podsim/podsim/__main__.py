@@ -17,9 +17,13 @@ from .scenarios import SCENARIOS, Scenario
 
 async def run(scenario: Scenario, network: Network, options: argparse.Namespace) -> bool:
     directory = fresh(options.out / scenario.name)
-    manifests = Manifests.load(options.manifests / f"annals-{scenario.overlay}.yaml")
-    scenario.prepare(manifests)
     print(f"\n=== {scenario.name}: {scenario.about}", flush=True)
+    manifests = Manifests.load(options.manifests / f"annals-{scenario.overlay}.yaml")
+    try:
+        scenario.prepare(manifests)
+    except Failed as failure:
+        print(f"=== {scenario.name}: FAILED: {failure}", flush=True)
+        return False
     begun = time.monotonic()
     cluster = Cluster(manifests, network, options.image, options.binary, directory)
     load = Load(cluster, options.load, directory, options.seed, options.rate)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from .dns import Server, resolv_conf
+from .job import Job
 from .manifests import Manifests, Object, selects
 from .network import NODE, Network
 from .pod import Pod, World
@@ -163,6 +164,22 @@ class Cluster:
         for claim in self.voters.claim_names(ordinal):
             self.delete_claim(claim)
         await self.delete_pod(ordinal, grace=0)
+
+    async def lose_everything(self) -> None:
+        """All machines with all pods and volumes are gone. Nobody makes pods anew: the set
+        has been scaled to none before."""
+        self.voters.scale(0)
+        claims = [claim for ordinal in self.voters.pods for claim in self.voters.claim_names(ordinal)]
+        await asyncio.gather(*(self.delete_pod(ordinal, grace=0) for ordinal in list(self.voters.pods)))
+        for claim in claims:
+            self.delete_claim(claim)
+
+    async def run_job(self, name: str, spec: Object) -> None:
+        """`kubectl create job`, or `apply` of one, and `wait --for=condition=complete`."""
+        self._world.binaries.setdefault(spec["template"]["spec"]["containers"][0]["image"], self.binary)
+        code, said = await Job(self._world, name, self.voters.namespace, spec).run()
+        if code != 0:
+            raise Failed(f"the job {name} failed with code {code}: {said}")
 
     def delete_claim(self, name: str) -> None:
         self._world.volumes.delete_claim(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 
 from .cluster import Cluster, Failed
@@ -12,8 +13,9 @@ STREAM = "orders-1"
 
 
 class CommandLine:
-    def __init__(self, cluster: Cluster, url: str) -> None:
+    def __init__(self, cluster: Cluster, url: str, environment: dict[str, str] | None = None) -> None:
         self._cluster, self._url = cluster, url
+        self._environment = os.environ | (environment or {})
         self._stopped = False
         self._appended = 0
 
@@ -49,10 +51,18 @@ class CommandLine:
         if found != self._appended or found == 0:
             raise Failed(f"{self._appended} events were appended and {found} are there")
 
+    async def lines(self, *arguments: str) -> list[str]:
+        """What a command prints for programs, one object a line."""
+        code, output = await self._annals(*arguments, "-o", "json")
+        if code != 0:
+            raise Failed(f"annals {' '.join(arguments)}: code {code}: {output}")
+        return output.splitlines()
+
     async def _annals(self, *arguments: str) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
             str(self._cluster.binary), *arguments, "--server", self._url,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env=self._environment,
         )  # fmt: skip
         output, errors = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode is not None

@@ -18,6 +18,7 @@ from typing import AsyncIterator
 from .cluster import Cluster, Failed
 
 ORDER_TIMEOUT = 20.0
+HALT_TIMEOUT = 60.0  # calls that are under way get their answers
 VERDICT_TIMEOUT = 300.0
 
 
@@ -47,6 +48,14 @@ class Load:
 
     async def counts(self) -> str:
         return await self._order("counts")
+
+    async def halt(self) -> None:
+        """Ends the load; nothing is read or judged yet."""
+        await self._order("halt", HALT_TIMEOUT)
+
+    async def restored(self, position: int) -> None:
+        """What there is from now on was restored from a backup that ends there."""
+        await self._order(f"restored {position}")
 
     @asynccontextmanager
     async def during(self, name: str, ordinals: list[int]) -> AsyncIterator[None]:
@@ -83,12 +92,12 @@ class Load:
         if self._process and self._process.returncode is None:
             self._process.kill()
 
-    async def _order(self, order: str) -> str:
+    async def _order(self, order: str, timeout: float = ORDER_TIMEOUT) -> str:
         process = self._process
         assert process and process.stdin and process.stdout
         process.stdin.write(order.encode() + b"\n")
         try:
-            answer = await asyncio.wait_for(process.stdout.readline(), ORDER_TIMEOUT)
+            answer = await asyncio.wait_for(process.stdout.readline(), timeout)
         except asyncio.TimeoutError:
             raise Failed(f"the load does not answer to {order!r}") from None
         if not answer.startswith(b"ok"):

@@ -37,7 +37,11 @@ class Manifests:
 
     @classmethod
     def load(cls, path: Path) -> "Manifests":
-        return cls([object for object in yaml.safe_load_all(path.read_text()) if object])
+        return cls.parse(path.read_text())
+
+    @classmethod
+    def parse(cls, text: str) -> "Manifests":
+        return cls([object for object in yaml.safe_load_all(text) if object])
 
     def copy(self) -> "Manifests":
         return Manifests(copy.deepcopy(self.objects))

@@ -12,16 +12,19 @@ import asyncio
 import json
 import signal
 import ssl
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Coroutine
 
+from .bucket import Bucket
 from .certificates import Authority
 from .cluster import Cluster, Failed
 from .command_line import CommandLine
 from .load import Load
 from .manifests import Manifests, Object
+from .network import NODE
 from .volumes import secret
 
 # Each step of scaling may take so long, until all nodes are voters and serve.
@@ -296,6 +299,12 @@ async def replicas(cluster: Cluster, load: Load) -> None:
             await cluster.until(f"{wanted} replicas are there", lambda: len(replicas.pods) == wanted, 150)
             await cluster.until_ready()
             await until_members(cluster, 3 + wanted, 30)
+        # What a kubelet does after a failed liveness probe: the container starts again, in its pod.
+        (replica,) = replicas.pods.values()
+        replica.send_signal(signal.SIGTERM)
+        await cluster.until("the replica was started again", lambda: replica.restarts == 1, 60)
+        await cluster.until_ready()
+        await until_members(cluster, 4, 30)
     demand(await voters(cluster, 0) == 3, "a replica has a vote, or a voter has none")
     await asyncio.sleep(LOADED)
 
@@ -305,6 +314,77 @@ async def until_members(cluster: Cluster, count: int, seconds: float) -> None:
     while len(await members(cluster, 0)) != count:
         demand(time.monotonic() < deadline, f"there are not {count} members within {seconds:.0f} s")
         await asyncio.sleep(0.5)
+
+
+# --- backups -------------------------------------------------------------------------
+
+HERE = Path(__file__).parents[1]
+RESTORE_WITHIN = 60.0  # seconds, of three nodes, after the volume is restored
+
+
+def rendered(kustomization: Path) -> Manifests:
+    """What `kubectl apply -k` would apply."""
+    try:
+        done = subprocess.run(["kubectl", "kustomize", str(kustomization)], capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise Failed("kubectl is missing: nothing can be rendered") from None
+    except subprocess.CalledProcessError as error:
+        raise Failed(f"{kustomization} cannot be rendered: {error.stderr}") from None
+    return Manifests.parse(done.stdout)
+
+
+def with_backups(manifests: Manifests) -> None:
+    manifests.objects = rendered(HERE / "backup").objects
+
+
+@scenario("backups by the CronJobs, then all pods and volumes are lost, and a Job restores", prepare=with_backups)
+async def backup_restore(cluster: Cluster, load: Load) -> None:
+    bucket = Bucket()
+    await bucket.start(NODE)
+    url = {"ANNALS_URL": f"kurrentdb://annals-headless.{cluster.voters.namespace}.svc:2113?tls=false"}
+    values = {name: value.encode() for name, value in (bucket.environment | url).items()}
+    cluster.manifests.add(secret("annals-backup", values))
+    await loaded(cluster, load)
+    for kind in ("full", "incremental", "incremental"):
+        job = cluster.manifests.get("CronJob", f"annals-backup-{kind}")["spec"]["jobTemplate"]["spec"]
+        await cluster.run_job(f"annals-backup-{kind}", job)
+        await asyncio.sleep(LOADED)
+    backup = CommandLine(cluster, url["ANNALS_URL"], bucket.environment)
+    (_, _, last) = [json.loads(line) for line in await backup.lines("backup", "ls", "--from", bucket.environment["BACKUP_TO"])]
+    position, was = last["through"], last["hash"]
+    await load.halt()
+    cluster.tell(f"the newest backup ends at {position} with the hash {was}")
+    demand(await hash_at(cluster, position) == {was}, "the hash in the backup is not that of the cluster")
+
+    # As docs/kubernetes.md says, step by step.
+    await cluster.lose_everything()
+    restore = rendered_restore()
+    await cluster.run_job("annals-restore", restore.get("Job", "annals-restore")["spec"])
+    begun = time.monotonic()
+    cluster.voters.scale(3)
+    await cluster.until("pods are there", lambda: len(cluster.voters.pods) == 3, 10)
+    await until_voters(cluster, 3, RESTORE_WITHIN)
+    cluster.tell(f"three voters after {time.monotonic() - begun:.1f} s")
+    demand(await hash_at(cluster, position) == {was}, "a restored node has another hash")
+    # A second attempt leaves alone what is there.
+    try:
+        await cluster.run_job("annals-restore-again", restore.get("Job", "annals-restore")["spec"] | {"backoffLimit": 0})
+    except Failed:
+        cluster.tell("a volume with data is not restored into")
+    else:
+        raise Failed("a restore went into a volume that has data")
+    await load.restored(position)
+    await bucket.stop()
+
+
+def rendered_restore() -> Manifests:
+    return Manifests.load(HERE.parents[1] / "deploy/k8s/dist/annals-restore.yaml")
+
+
+async def hash_at(cluster: Cluster, position: int) -> set[str | None]:
+    """What the nodes say is the hash of their events up to a position."""
+    output = await cluster.annals(0, "cluster", "hash", "--position", str(position), "-o", "json")
+    return {node["hash"] for node in json.loads(output)["nodes"]}
 
 
 # --- TLS -----------------------------------------------------------------------------

@@ -44,6 +44,10 @@ class Volumes:
             name = template["metadata"]["name"]
             directories[name] = own(self.claim(f"{name}-{pod}"), group)
         for volume in spec.get("volumes", []):
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]["claimName"]
+                directories[volume["name"]] = own(self.claim(claim), group)
+                continue
             directory = self._ephemeral / uid / volume["name"]
             directory.mkdir(parents=True)
             directories[volume["name"]] = own(self._fill(volume, directory), group)

@@ -11,6 +11,8 @@
 //! | `begin CLASS NAME NUMBER,…` | something is done to these nodes |
 //! | `end` | it is over |
 //! | `counts` | what was done up to now |
+//! | `halt` | the load ends; nothing is read yet |
+//! | `restored POSITION` | what there is now was restored, and ends there |
 //! | `stop` | the load ends; everything is read, and judged |
 //!
 //! Beside the usual load runs a [patient client](patient), of whom nothing may fail.
@@ -26,8 +28,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use annals_checker::history::{Fault, Installed, NodeNumber, Record, Run};
-use annals_checker::{Settings, check, load, report};
-use annals_workload::{Endpoints, FinalOptions, Plan, Recorder, Running, final_phase, start};
+use annals_checker::{Settings, check, load, report, restored};
+use annals_workload::{Endpoints, FinalOptions, Plan, Recorder, Running, Subscriptions, final_phase, start};
 use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 use tokio::sync::watch;
@@ -61,12 +63,18 @@ async fn main() -> Result<ExitCode> {
         plan,
         running: None,
         patient: None,
+        fared: None,
+        restored: None,
         begun: None,
     };
     steered.obey().await?;
+    let restored = steered.restored;
     let final_nodes = steered.finish().await?;
 
-    let records = load(directory.join("history.jsonl"))?;
+    let mut records = load(directory.join("history.jsonl"))?;
+    if let Some(position) = restored {
+        records = restored::up_to(records, position);
+    }
     // During moves of leadership refusals and claims follow the usual rules; only
     // the classes of faults are podsim's own, and whether they happened it knows itself.
     let verdict = check(&records, &Settings { final_nodes, ..Settings::default() });
@@ -83,6 +91,10 @@ struct Steered {
     plan: Plan,
     running: Option<Running>,
     patient: Option<(watch::Sender<bool>, JoinHandle<Fared>)>,
+    /// How the patient client fared, once the load has ended.
+    fared: Option<Fared>,
+    /// Where what was restored ends.
+    restored: Option<u64>,
     begun: Option<Fault>,
 }
 
@@ -106,6 +118,8 @@ impl Steered {
                     println!("ok {:?}", self.running.as_ref().map(Running::counts));
                     continue;
                 }
+                ["halt"] => self.halt().await?.abandon().await,
+                ["restored", position] => self.restored = Some(position.parse()?),
                 ["stop"] => return Ok(()),
                 _ => bail!("no such order: {line}"),
             }
@@ -135,17 +149,30 @@ impl Steered {
         }
     }
 
+    /// Ends the load; what follows the log still does.
+    async fn halt(&mut self) -> Result<Subscriptions> {
+        self.end();
+        let running = self.running.take().context("it was never told to start")?;
+        let (stop, patient) = self.patient.take().context("it was never told to start")?;
+        stop.send_replace(true);
+        self.fared = Some(patient.await?);
+        Ok(running.stop().await)
+    }
+
     /// Ends the load and reads the final state; which nodes were read.
     async fn finish(mut self) -> Result<Vec<NodeNumber>> {
-        self.end();
-        let running = self.running.context("it was never told to start")?;
-        let (stop, patient) = self.patient.context("it was never told to start")?;
-        stop.send_replace(true);
-        let Fared { acknowledged, failed, again, longest_ms } = patient.await?;
+        let subscriptions = match self.fared {
+            None => self.halt().await?,
+            // They saw what there is no more, and were ended with the load.
+            Some(_) => {
+                let none = Plan { subscriptions: 0, ..self.plan.clone() };
+                Subscriptions::start(&none, &self.endpoints, &self.recorder)
+            }
+        };
+        let Fared { acknowledged, failed, again, longest_ms } = self.fared.context("the load has ended")?;
         println!(
             "patient {{\"acknowledged\": {acknowledged}, \"failed\": {failed}, \"again\": {again}, \"longest_ms\": {longest_ms}}}"
         );
-        let subscriptions = running.stop().await;
         let state = final_phase(&self.endpoints, &self.recorder, subscriptions, FinalOptions::default()).await?;
         let nodes = self.endpoints.nodes();
         self.recorder.finish()?;
