@@ -1,16 +1,9 @@
 //! The one place that writes the log and makes it durable.
 //!
-//! One thread does the writing: it takes everything that waits, writes it in
+//! One thread owns all writing: it takes everything that waits, writes it in
 //! one batch with one sync, and then answers all. Votes and entries therefore
 //! reach the disk in the order in which they were handed over, and under load
 //! one sync serves many entries.
-//!
-//! A follower's lone entry is written where it arrives instead ([`Desk::write_here`]):
-//! waking the thread and being woken by it takes longer than a sync of a fast
-//! disk. Only if nothing waits for the thread, so that the order stays; only
-//! if nothing came while the last one was written, so that groups form under
-//! load; and only while syncs are short, because a thread of the runtime
-//! stands still for as long.
 //!
 //! After a failed write or sync nothing can be trusted any more: the kernel
 //! may have dropped the pages, so that a retry would succeed and lie. The
@@ -20,14 +13,12 @@
 //! losing the newest one costs a restart a little waiting, never data.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use annals_core::seeded::{self, Bug};
 use bytes::Bytes;
 use openraft::storage::IOFlushed;
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{LogIdForm, VoteForm};
@@ -48,34 +39,16 @@ pub(crate) const QUEUE: usize = 1_024;
 /// How stale the witness may get while entries are written.
 const WITNESS_AGE: Duration = Duration::from_secs(1);
 
-/// The longest that syncs may have taken lately for one to be done where the
-/// entry arrives.
-const SHORT_SYNC: Duration = Duration::from_micros(500);
-
-/// Bytes of entries that are written where they arrive, at most.
-const SMALL_BYTES: usize = 64 * 1024;
-
-/// An entry that comes so soon after the last one was written had to wait for it.
-const ON_ITS_HEELS: Duration = Duration::from_micros(20);
-
-/// Entries, already readable from memory.
-pub(crate) struct Append {
-    pub(crate) entries: Vec<Bytes>,
-    pub(crate) last: LogId,
-    pub(crate) generation: u64,
-    pub(crate) since: Instant,
-    pub(crate) done: IOFlushed<TypeConfig>,
-}
-
-impl Append {
-    fn bytes(&self) -> usize {
-        self.entries.iter().map(Bytes::len).sum()
-    }
-}
-
 /// What can be asked of the flusher.
 pub(crate) enum Request {
-    Append(Append),
+    /// Entries, already readable from memory.
+    Append {
+        entries: Vec<Bytes>,
+        last: LogId,
+        generation: u64,
+        since: Instant,
+        done: IOFlushed<TypeConfig>,
+    },
     Vote {
         vote: Vote,
         done: oneshot::Sender<()>,
@@ -119,78 +92,18 @@ pub(crate) fn stop_process(why: &str, error: &dyn std::error::Error) -> ! {
     std::process::abort();
 }
 
-/// Where requests are handed in.
-pub(crate) struct Desk {
-    requests: mpsc::Sender<Request>,
-    /// Requests that are handed in and not done.
-    waiting: Arc<AtomicUsize>,
-    /// None once the log is closed.
-    flusher: Arc<Mutex<Option<Flusher>>>,
-}
-
-impl Desk {
-    /// Starts the thread.
-    pub(crate) fn open(
-        shared: Arc<Shared>,
-        writer: Writer,
-        witness: Witness,
-        acknowledged: Acknowledged,
-        observer: Arc<dyn Observer>,
-    ) -> std::io::Result<(Desk, JoinHandle<()>)> {
-        let (requests, coming) = mpsc::channel(QUEUE);
-        let now = Instant::now();
-        let flusher = Arc::new(Mutex::new(Some(Flusher {
-            shared,
-            writer,
-            witness,
-            acknowledged,
-            witnessed_at: now,
-            observer,
-            sync_took: SHORT_SYNC,
-            written_at: now,
-        })));
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let desk = Desk { requests, waiting: waiting.clone(), flusher: flusher.clone() };
-        let thread =
-            std::thread::Builder::new().name("annals-log".into()).spawn(move || run(&flusher, &waiting, coming))?;
-        Ok((desk, thread))
-    }
-
-    /// Hands a request in; waits while the queue is full. False if the log is closed.
-    pub(crate) async fn hand_in(&self, request: Request) -> bool {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        let handed_in = self.requests.send(request).await.is_ok();
-        if !handed_in {
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
-        }
-        handed_in
-    }
-
-    /// Hands a request in if there is room.
-    pub(crate) fn try_hand_in(&self, request: Request) {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        if self.requests.try_send(request).is_err() {
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-
-    /// Writes entries on the caller's thread, and tells that they are durable; gives
-    /// them back where the log's thread should do it. For one caller, who hands in
-    /// what has an order.
-    pub(crate) fn write_here(&self, append: Append) -> Result<(), Append> {
-        if append.bytes() > SMALL_BYTES || self.waiting.load(Ordering::Acquire) > 0 {
-            return Err(append);
-        }
-        let Some(mut flusher) = self.flusher.try_lock() else { return Err(append) };
-        let Some(flusher) = flusher.as_mut() else { return Err(append) };
-        if flusher.sync_took > SHORT_SYNC || flusher.written_at.elapsed() < ON_ITS_HEELS {
-            return Err(append);
-        }
-        let mut group = Group::default();
-        flusher.add(&mut group, Request::Append(append));
-        flusher.flush(group);
-        Ok(())
-    }
+/// Starts the thread.
+pub(crate) fn spawn(
+    shared: Arc<Shared>,
+    writer: Writer,
+    witness: Witness,
+    acknowledged: Acknowledged,
+    observer: Arc<dyn Observer>,
+) -> std::io::Result<(mpsc::Sender<Request>, JoinHandle<()>)> {
+    let (sender, requests) = mpsc::channel(QUEUE);
+    let flusher = Flusher { shared, writer, witness, acknowledged, witnessed_at: Instant::now(), observer };
+    let thread = std::thread::Builder::new().name("annals-log".into()).spawn(move || flusher.run(requests))?;
+    Ok((sender, thread))
 }
 
 struct Flusher {
@@ -201,10 +114,6 @@ struct Flusher {
     acknowledged: Acknowledged,
     witnessed_at: Instant,
     observer: Arc<dyn Observer>,
-    /// How long a write with its sync took lately: a moving average.
-    sync_took: Duration,
-    /// When the last one ended.
-    written_at: Instant,
 }
 
 /// What one group wants done once it is durable.
@@ -218,44 +127,32 @@ struct Group {
     close: bool,
 }
 
-/// The thread.
-fn run(desk: &Mutex<Option<Flusher>>, waiting: &AtomicUsize, mut requests: mpsc::Receiver<Request>) {
-    loop {
-        // Every sender gone means the same as `Close`.
-        let (first, mut taken) = match requests.blocking_recv() {
-            Some(first) => (first, 1),
-            None => (Request::Close, 0),
-        };
-        let mut open = desk.lock();
-        let Some(flusher) = open.as_mut() else { return };
-        let mut group = Group::default();
-        flusher.add(&mut group, first);
-        while group.bytes < GROUP_BYTES && !group.close {
-            match requests.try_recv() {
-                Ok(request) => {
-                    taken += 1;
-                    flusher.add(&mut group, request);
+impl Flusher {
+    fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        loop {
+            // Every sender gone means the same as `Close`.
+            let first = requests.blocking_recv().unwrap_or(Request::Close);
+            let mut group = Group::default();
+            self.add(&mut group, first);
+            while group.bytes < GROUP_BYTES && !group.close {
+                match requests.try_recv() {
+                    Ok(request) => self.add(&mut group, request),
+                    Err(_) => break,
                 }
-                Err(_) => break,
+            }
+            let close = group.close;
+            self.flush(group);
+            if close {
+                self.bring_witness_up_to_date();
+                return;
             }
         }
-        let close = group.close;
-        flusher.flush(group);
-        waiting.fetch_sub(taken, Ordering::AcqRel);
-        if close {
-            flusher.bring_witness_up_to_date();
-            *open = None;
-            return;
-        }
     }
-}
 
-impl Flusher {
     fn add(&mut self, group: &mut Group, request: Request) {
         match request {
-            Request::Append(append) => {
-                group.bytes += append.bytes();
-                let Append { entries, last, generation, since, done } = append;
+            Request::Append { entries, last, generation, since, done } => {
+                group.bytes += entries.iter().map(Bytes::len).sum::<usize>();
                 group.entries += entries.len();
                 group.records.extend(entries.into_iter().map(Record::Entry));
                 group.appended.push((generation, last.index(), since, done));
@@ -319,11 +216,7 @@ impl Flusher {
                 Err(error) if seeded::is(Bug::S20) => tracing::error!(%error, "the log could not be written"),
                 Err(error) => stop_process("the log could not be written", &error),
             }
-            let took = started.elapsed();
-            self.observer.log_synced(took, group.bytes, group.entries);
-            // What takes long counts at once; that it is over, after some.
-            self.sync_took = took.max((self.sync_took * 7 + took) / 8);
-            self.written_at = Instant::now();
+            self.observer.log_synced(started.elapsed(), group.bytes, group.entries);
         }
         for (generation, last, since, done) in group.appended {
             self.shared.flushed(generation, last);

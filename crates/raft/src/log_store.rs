@@ -27,12 +27,12 @@ use futures::stream::{self, Stream};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{self, LogIdForm, VoteForm};
 use crate::entries::{self, Tail};
 use crate::error::OpenError;
-use crate::flusher::{Append, Desk, Request};
+use crate::flusher::{self, Request};
 use crate::observer::Observer;
 use crate::segments::{self, ScanError, Segments, Values, Writer};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
@@ -86,7 +86,6 @@ pub(crate) fn can_hold(last: &LogId, committed: &LogId) -> bool {
 /// A handle on the log. Clones share it.
 #[derive(Clone)]
 pub(crate) struct LogStore {
-    node: u64,
     shared: Arc<Shared>,
     flusher: Arc<Flusher>,
 }
@@ -95,13 +94,13 @@ pub(crate) struct LogStore {
 /// for that thread: what it was asked to write is written then.
 struct Flusher {
     /// There until the drop.
-    desk: Option<Desk>,
+    requests: Option<mpsc::Sender<Request>>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl Flusher {
-    fn desk(&self) -> &Desk {
-        self.desk.as_ref().expect("taken by the drop only")
+    fn requests(&self) -> &mpsc::Sender<Request> {
+        self.requests.as_ref().expect("taken by the drop only")
     }
 
     /// Waits until the thread has ended, which it does when asked to close or
@@ -115,7 +114,7 @@ impl Flusher {
 
 impl Drop for Flusher {
     fn drop(&mut self) {
-        self.desk = None;
+        self.requests = None;
         self.join();
     }
 }
@@ -144,10 +143,10 @@ impl LogStore {
         }
         let segments = RwLock::new(Some(writer.segments()));
         let shared = Arc::new(Shared { segments, log: Mutex::new(log) });
-        let (desk, thread) = Desk::open(shared.clone(), writer, witness, acknowledged, observer)
+        let (requests, thread) = flusher::spawn(shared.clone(), writer, witness, acknowledged, observer)
             .map_err(|source| OpenError::Io { action: "start the log's thread for", path, source })?;
-        let flusher = Arc::new(Flusher { desk: Some(desk), thread: Mutex::new(Some(thread)) });
-        Ok(LogStore { node, shared, flusher })
+        let flusher = Arc::new(Flusher { requests: Some(requests), thread: Mutex::new(Some(thread)) });
+        Ok(LogStore { shared, flusher })
     }
 
     /// Whether nothing was ever written: no vote and no entry.
@@ -179,13 +178,13 @@ impl LogStore {
     /// Lets the flusher look at the age of its witness.
     pub(crate) fn tick(&self) {
         // A full queue means that it is busy, and looks anyway.
-        self.flusher.desk().try_hand_in(Request::Tick);
+        let _ = self.flusher.requests().try_send(Request::Tick);
     }
 
     /// Writes what waits, brings the witness up to date, and lets go of the
     /// files. Everything that comes later fails.
     pub(crate) async fn close(&self) {
-        self.flusher.desk().hand_in(Request::Close).await;
+        let _ = self.flusher.requests().send(Request::Close).await;
         let flusher = self.flusher.clone();
         let shared = self.shared.clone();
         let closed = tokio::task::spawn_blocking(move || {
@@ -196,7 +195,7 @@ impl LogStore {
     }
 
     async fn send(&self, request: Request) -> io::Result<()> {
-        if self.flusher.desk().hand_in(request).await { Ok(()) } else { Err(closed()) }
+        self.flusher.requests().send(request).await.map_err(|_| closed())
     }
 
     /// Entries of `[start, end)` that the log has, at most about `bytes` but
@@ -398,7 +397,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Ok(());
         };
         let encoded = entries.iter_mut().map(codec::seal_entry).collect();
-        let (generation, leads) = {
+        let generation = {
             let mut log = self.shared.log.lock();
             for entry in entries {
                 match log.last {
@@ -410,19 +409,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 log.last = Some(entry.log_id);
                 log.tail.push(entry);
             }
-            (log.tail.generation(), log.vote.is_some_and(|vote| vote.leader_id.node_id == self.node))
+            log.tail.generation()
         };
-        let append = Append { entries: encoded, last, generation, since, done };
-        // A leader's followers get the entries after this returns.
-        let append = if leads {
-            append
-        } else {
-            match self.flusher.desk().write_here(append) {
-                Ok(()) => return Ok(()),
-                Err(append) => append,
-            }
-        };
-        self.send(Request::Append(append)).await
+        self.send(Request::Append { entries: encoded, last, generation, since, done }).await
     }
 
     async fn truncate_after(&mut self, keep: Option<LogId>) -> Result<(), io::Error> {
