@@ -286,7 +286,7 @@ options! {
     disk_reserve_bytes: u64 = 1024 * MIB,
 
     /// Bytes of the log that a scavenge looks at per second, at most, and of what each
-    /// node then writes anew; a quarter of it while there are appends. It takes longer
+    /// node then writes anew; an eighth of it while there are appends. It takes longer
     /// with less, and leaves more to those who append and read.
     scavenge_bytes_per_second: u64 = 32 * MIB,
 

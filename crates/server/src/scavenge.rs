@@ -8,7 +8,7 @@
 //! the files written anew behind it.
 //!
 //! Both hold back for those who append: a step is small, what is looked at and what is
-//! written anew per second is bounded (`scavenge_bytes_per_second`, and a quarter of it
+//! written anew per second is bounded (`scavenge_bytes_per_second`, and an eighth of it
 //! while there are appends: [`Beside`]). After a step there is a pause at least as long
 //! as it took. Files are written anew on one node after another, as far as their clocks
 //! agree: an append needs a majority, and so the slowest node is mostly not waited for.
@@ -40,7 +40,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 const TURN: Duration = Duration::from_secs(30);
 
 /// While there are appends, this part of what is allowed is used.
-const BESIDE_APPENDS: u64 = 4;
+const BESIDE_APPENDS: u64 = 8;
 
 /// How often it is looked whether there are appends.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
