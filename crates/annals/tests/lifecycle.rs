@@ -66,6 +66,21 @@ impl Nodes {
         format!("--join={}", self.address(place))
     }
 
+    /// A node that has nothing to do takes less than a quarter of a processor.
+    fn rests(&self, place: usize) {
+        let pid = self.places[place].child.as_ref().expect("it runs").id();
+        let ticks = || -> u64 {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+            let after_name = stat.rsplit_once(") ").expect("its name is in brackets").1;
+            // Of `proc(5)` the fields 14 and 15: in its own code and in the kernel's.
+            after_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+        };
+        let before = ticks();
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let taken = ticks() - before;
+        assert!(taken < 50, "{taken} hundredths of a second of a processor in two seconds");
+    }
+
     fn address(&self, place: usize) -> String {
         format!("127.0.0.1:{}", self.places[place].port)
     }
@@ -387,6 +402,7 @@ fn a_cluster_grows_from_one_to_five_and_shrinks_to_three_while_it_takes_appends(
     nodes.are_one_cluster(&[0, 1, 2]);
     nodes.says(3, "this node was removed from its cluster");
     nodes.says(4, "this node was removed from its cluster");
+    nodes.rests(4);
     nodes.append(0, "three").exits(0);
     nodes.hold_the_same(0);
 

@@ -302,7 +302,7 @@ fn of_members(commands: &mut Commands, directory: &Path) {
     drop(three);
 
     // One that votes, and others that only follow, so that each step is by hand.
-    let voter = Node::serve(directory, "voter", &["--set", "voters_max=1"]);
+    let voter = Node::serve(directory, "first", &["--set", "voters_max=1"]);
     wait_ready(voter.running.port);
     let server = url(voter.running.port);
     let learner = Node::serve(directory, "learner", &[]);

@@ -39,7 +39,7 @@ pub(crate) fn announce(data: &Path) -> io::Result<()> {
 /// # Errors
 /// [`OpenError::Io`]: the next attempt goes on from there.
 pub(crate) fn begin_anew(config: &Config) -> Result<(), OpenError> {
-    if !(config.replica && config.leave_on_shutdown && config.seeds.is_some()) || !config.data.join(FILE).exists() {
+    if !(config.replica && config.leave_on_shutdown && config.seeds.is_some() && config.data.join(FILE).exists()) {
         return Ok(());
     }
     tracing::info!("this replica had left its cluster: it joins anew, with nothing");

@@ -1214,10 +1214,14 @@ async fn keep_status(node: Node) {
         tokio::select! {
             () = tokio::time::sleep(STATUS_EVERY) => {}
             _ = phase.changed() => {}
-            _ = async {
-                match changes.as_mut() {
+            () = async {
+                let changed = match changes.as_mut() {
                     Some(changes) => changes.changed().await.is_ok(),
-                    None => std::future::pending().await,
+                    None => false,
+                };
+                // The replication of a node that was removed has ended: it tells no more.
+                if !changed {
+                    std::future::pending::<()>().await;
                 }
             } => {}
             () = stopping.cancelled() => return,

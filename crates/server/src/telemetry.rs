@@ -37,7 +37,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// The trace of the call on whose task this is asked, if it is recorded: 32 hexadecimal
 /// digits.
 pub fn trace_id() -> Option<String> {
-    tasks::span(|span| spans::trace_id(span))
+    tasks::span(spans::trace_id)
 }
 
 /// What is to be sent, before the node is there.

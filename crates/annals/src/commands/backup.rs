@@ -114,7 +114,7 @@ Examples:
 #[expect(dead_code, reason = "its schema is what it is for; each kind is printed as such")]
 pub(crate) enum Listed {
     /// A backup.
-    Told(Told),
+    Told(Box<Told>),
     /// A backup that cannot be read.
     Unreadable(Unreadable),
 }

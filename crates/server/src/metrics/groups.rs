@@ -68,7 +68,7 @@ impl Groups {
                 &LABELS,
                 "Messages sent to consumers once more: not answered in time, or refused.",
             ),
-            given_up: d.counters("annals_group_parked_total", &LABELS, "Messages that were parked."),
+            given_up: d.counters("annals_group_messages_parked_total", &LABELS, "Messages that were parked."),
         }
     }
 
