@@ -343,15 +343,18 @@ pub(crate) async fn send_records<S: EventStore>(
     bytes_per_second: u64,
     chunks: mpsc::Sender<Result<pb::RecordChunk, Status>>,
 ) {
-    let (begun, mut read) = (Instant::now(), 0_u64);
+    let mut due = Instant::now();
     let mut next = Position::new(request.after).next();
     while next.get() <= request.through {
+        // Time that passed unused, as while the other node stood still, is not made up for.
+        due = due.max(Instant::now());
         let reader = store.clone();
         let page = off_the_runtime(move || reader.read_forward(next, CHUNK)).await;
         let chunk = page.and_then(|records| {
             let records: Vec<_> = records.iter().filter(|record| record.position().get() <= request.through).collect();
             let last = records.last().ok_or_else(|| Status::out_of_range(format!("there is no record {next}")))?;
-            read += records.iter().map(|record| record.encoded().len() as u64).sum::<u64>();
+            let read: usize = records.iter().map(|record| record.encoded().len()).sum();
+            due += Duration::from_secs_f64(read as f64 / bytes_per_second as f64);
             let following = last.position().next();
             let wanted = records.iter().filter(|record| !request.stubs_only || record.is_reclaimed());
             let through = if request.stubs_only { last.position().get() } else { 0 };
@@ -366,10 +369,8 @@ pub(crate) async fn send_records<S: EventStore>(
                 if chunks.send(Ok(chunk)).await.is_err() {
                     return;
                 }
-                let due = Duration::from_secs_f64(read as f64 / bytes_per_second as f64);
-                let ahead = due.saturating_sub(begun.elapsed());
-                if !ahead.is_zero() {
-                    tokio::time::sleep(ahead).await;
+                if due > Instant::now() {
+                    tokio::time::sleep_until(due).await;
                 }
             }
             Err(status) => {

@@ -195,6 +195,11 @@ pub(crate) async fn give_back(context: Shared) {
             store.pace_rewriting(beside.pace(store));
             tokio::select! {
                 given = &mut giving => break given,
+                () = context.stopping.cancelled() => {
+                    // At its pace a stretch takes longer than a stop may.
+                    store.pace_rewriting(u64::MAX);
+                    break giving.await;
+                }
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         };
