@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +64,10 @@ const REFUSALS_MAX: usize = 64;
 
 /// How long a refused connection may take to be told.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a refused HTTP/2 connection may take to ask for something. Within
+/// [`REFUSAL_TIMEOUT`].
+const REFUSED_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long after a failed accept (no file descriptors left, say) the next
 /// one is tried.
@@ -292,6 +296,12 @@ async fn refuse(mut stream: TcpStream, refusal: &Refusal) -> std::io::Result<()>
         peeked = stream.peek(&mut first).await?;
     }
     let answer = if &first == b"PRI" {
+        stream.write_all(&SETTINGS).await?;
+        // A client whose connection ends before it has asked for anything has no
+        // request that could fail for our reason: it says "connection closed".
+        if let Ok(read) = tokio::time::timeout(REFUSED_REQUEST_TIMEOUT, until_headers(&mut stream)).await {
+            read?;
+        }
         go_away(*code, text)
     } else if first[0] == TLS {
         TLS_ALERT.to_vec()
@@ -313,19 +323,38 @@ async fn refuse(mut stream: TcpStream, refusal: &Refusal) -> std::io::Result<()>
 /// handshake: it cannot carry a text.
 const TLS_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
-/// Empty SETTINGS and a GOAWAY (RFC 9113, 6.5 and 6.8) with an error code and a
-/// text, which gRPC clients show in their errors.
+/// Empty SETTINGS (RFC 9113, 6.5), what a server says first (3.4).
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+/// Reads a client's preface and its frames up to the head of its first HEADERS
+/// (RFC 9113, 3.4 and 6.2), and keeps nothing of them.
+async fn until_headers(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
+    const PREFACE: u64 = 24;
+    const HEADERS: u8 = 1;
+    let mut skipped = PREFACE;
+    loop {
+        tokio::io::copy(&mut (&mut *stream).take(skipped), &mut tokio::io::sink()).await?;
+        let mut head = [0u8; 9];
+        stream.read_exact(&mut head).await?;
+        let [a, b, c, kind, ..] = head;
+        if kind == HEADERS {
+            return Ok(());
+        }
+        skipped = u64::from(u32::from_be_bytes([0, a, b, c]));
+    }
+}
+
+/// A GOAWAY (RFC 9113, 6.8) with an error code and a text, which gRPC clients
+/// show in their errors.
 fn go_away(code: u32, text: &str) -> Vec<u8> {
-    const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
-    let mut frames = vec![0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
     let length = u32::try_from(8 + text.len()).expect("a short text");
-    frames.extend_from_slice(&length.to_be_bytes()[1..]);
-    frames.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0]);
-    frames.extend_from_slice(&0u32.to_be_bytes());
-    frames.extend_from_slice(&code.to_be_bytes());
-    frames.extend_from_slice(text.as_bytes());
-    frames
+    let mut frame = length.to_be_bytes()[1..].to_vec();
+    frame.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0]);
+    frame.extend_from_slice(&0u32.to_be_bytes());
+    frame.extend_from_slice(&code.to_be_bytes());
+    frame.extend_from_slice(text.as_bytes());
+    frame
 }
 
 #[cfg(test)]
@@ -333,10 +362,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_two_well_formed_frames() {
-        let frames = go_away(0xb, "full");
-        assert_eq!(frames.len(), 9 + 9 + 8 + 4);
-        assert_eq!(frames[9..13], [0, 0, 12, 7]);
-        assert_eq!(&frames[26..], b"full");
+    fn a_refusal_is_a_well_formed_frame() {
+        let frame = go_away(0xb, "full");
+        assert_eq!(frame.len(), 9 + 8 + 4);
+        assert_eq!(frame[..4], [0, 0, 12, 7]);
+        assert_eq!(&frame[17..], b"full");
+    }
+
+    #[tokio::test]
+    async fn what_a_client_says_before_its_request_is_passed_over() {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let settings = [&[0, 0, 6, 4, 0, 0, 0, 0, 0][..], &[0, 4, 0, 1, 0, 0]].concat();
+        let said = [PREFACE, &settings, &SETTINGS, &[0, 0, 5, 1, 4, 0, 0, 0, 1], b"block"].concat();
+        let mut rest = &said[..];
+        until_headers(&mut rest).await.expect("a request");
+        assert_eq!(rest, b"block");
+        let cut = until_headers(&mut &said[..PREFACE.len() + 20]).await.expect_err("no request");
+        assert_eq!(cut.kind(), std::io::ErrorKind::UnexpectedEof);
     }
 }
