@@ -302,7 +302,7 @@ fn of_members(commands: &mut Commands, directory: &Path) {
     drop(three);
 
     // One that votes, and others that only follow, so that each step is by hand.
-    let voter = Node::serve(directory, "first", &["--set", "voters_max=1"]);
+    let voter = Node::serve(directory, "voter", &["--set", "voters_max=1"]);
     wait_ready(voter.running.port);
     let server = url(voter.running.port);
     let learner = Node::serve(directory, "learner", &[]);
@@ -320,7 +320,9 @@ fn of_members(commands: &mut Commands, directory: &Path) {
     lost.running.child.wait().expect("our child");
     let new = Node::serve(directory, "new", &[]);
     commands.at(&server, "cluster replace", &["lost", "--with", &new.address(), "--yes"]);
-    commands.at(&server, "cluster scale", &["1", "--yes"]);
+    // It leaves the one that votes out, which gives its vote on first.
+    wait_ready(new.running.port);
+    commands.at(&url(new.running.port), "cluster scale", &["1", "--yes"]);
 }
 
 fn measurements(commands: &mut Commands) {

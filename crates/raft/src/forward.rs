@@ -28,7 +28,7 @@ use tonic::{Status, Streaming};
 use crate::error::AppendError;
 use crate::identity::Identity;
 use crate::network::Channels;
-use crate::node::until;
+use crate::node::watching::until;
 use crate::observer::Observer;
 use crate::types::NodeInfo;
 

@@ -11,22 +11,24 @@
 //! [`crate::admin`]), takes part, and stops in the reverse order of its start.
 //! Whatever would make it go on half-alive ends the process.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, TryLockError};
+pub(crate) mod beginning;
+mod disks;
+mod leaving;
+pub(crate) mod reads;
+mod view;
+pub(crate) mod watching;
+
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use annals_core::seeded::{self, Bug};
-use annals_core::{Command, Outcome, Position, Timestamp};
+use annals_core::{Command, Outcome, Position};
 use annals_proto::annals::internal::v1 as pb;
 use annals_store::Store;
-use futures::FutureExt;
-use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{InitializeError, LinearizableReadError, RaftError};
-use openraft::storage::{RaftStateMachine, StorageHelper};
-use openraft::{ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::errors::{InitializeError, RaftError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +36,7 @@ use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
-use crate::admin::{self, Actor, Admin, AdminRequest, NetworkPeers};
+use crate::admin::{self, Admin, AdminRequest};
 use crate::bootstrap;
 use crate::config::Config;
 use crate::departure;
@@ -42,55 +44,32 @@ use crate::error::{AdminError, AppendError, BarrierError, OpenError};
 use crate::forward::Forwarder;
 use crate::founders::Founders;
 use crate::identity::{self, Identity};
-use crate::introduction::{self, Introduction};
 use crate::join;
-use crate::ledger::Ledger;
 use crate::lineage::Lineage;
 use crate::log_store::LogStore;
 use crate::maintenance;
-use crate::network::{Channels, Dialer, Network};
+use crate::network::Channels;
 use crate::peer_memory::PeerMemory;
 use crate::priority;
 use crate::promotion;
-use crate::proposer::{Kind, Proposer, Surroundings};
+use crate::proposer::{Kind, Proposer};
 use crate::read_index::ReadIndex;
 use crate::recover;
-use crate::restore;
 use crate::service::NodeServices;
 use crate::snapshot::{CatchUps, Transfers};
 use crate::state_machine::StateMachine;
-use crate::status::{Member, Phase, Role, Status};
+use crate::status::{Phase, Status};
 use crate::survey::{self, Survey};
-use crate::types::{Membership, Metrics, NodeInfo, Raft, TypeConfig, index_of};
-use crate::witness::Witness;
-
-/// How long an open waits for another process to let go of the directory: a
-/// restart may overlap with the end of the one before.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+use crate::types::{Metrics, NodeInfo, Raft};
+use disks::{Disks, lock};
+use view::no_status;
+use watching::keep_status;
 
 /// Pause before a command or read is tried again for want of a leader.
 const RETRY: Duration = Duration::from_millis(25);
 
-/// How long the leader may take to confirm that it leads.
-const READ_INDEX: Duration = Duration::from_secs(2);
-
-/// How often a status is made even if nothing is known to have changed.
-const STATUS_EVERY: Duration = Duration::from_millis(500);
-
-/// How long leadership may take to be handed over at shutdown.
-const HAND_OVER: Duration = Duration::from_secs(2);
-
-/// How long a replica may take to leave the cluster at shutdown.
-const LEAVE: Duration = Duration::from_secs(3);
-
-/// How long what was proposed may take to be answered at shutdown.
-const DRAIN: Duration = Duration::from_secs(1);
-
 /// How often a node without an identity says that it is called as if it had one.
 const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
-
-/// A peer that was heard of within this time counts as reachable.
-const REACHABLE: Duration = Duration::from_secs(3);
 
 /// A node. Clones share it. It lives until [`Node::shutdown`].
 #[derive(Clone)]
@@ -460,86 +439,6 @@ impl Node {
             Err(_) => Err(AdminError::Unknown("the leader did not answer before the deadline".into())),
         }
     }
-
-    /// Stops: hands leadership over if it leads (within 2 s), takes no more
-    /// part, flushes the state and lets go of the disks. Later calls fail.
-    pub async fn shutdown(&self) {
-        if self.inner.stopping.is_cancelled() {
-            return;
-        }
-        self.leave().await;
-        self.inner.phase.send_replace(Phase::ShuttingDown);
-        self.publish_status();
-        if let Some(running) = self.running() {
-            self.hand_over(running).await;
-            // What is under way gets its outcome, if it comes soon.
-            let _ = tokio::time::timeout(DRAIN, running.proposer.drained()).await;
-        }
-        self.inner.stopping.cancel();
-        self.inner.tasks.close();
-        if let Some(running) = self.running()
-            && let Err(error) = running.raft.shutdown().await
-        {
-            tracing::warn!(%error, "replication did not stop cleanly");
-        }
-        if tokio::time::timeout(Duration::from_secs(5), self.inner.tasks.wait()).await.is_err() {
-            tracing::warn!("some tasks did not end in time");
-        }
-        let store = self.inner.store.clone();
-        match tokio::task::spawn_blocking(move || store.close()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the state could not be flushed; it will be applied again from the log")
-            }
-            Err(error) => tracing::error!(%error, "the state could not be flushed"),
-        }
-        self.inner.log.close().await;
-        self.inner.phase.send_replace(Phase::Stopped);
-        self.publish_status();
-        drop(self.inner.lock.lock().take());
-    }
-
-    /// Leaves the cluster, if this node is one that comes and goes.
-    async fn leave(&self) {
-        let config = &self.inner.config;
-        let status = self.status();
-        let is_replica = status.members.iter().any(|member| member.id == status.node && member.replica);
-        if !config.leave_on_shutdown || !is_replica || status.phase == Phase::Removed {
-            return;
-        }
-        if let Err(error) = departure::announce(&config.data) {
-            tracing::error!(%error, "this replica stays in its cluster: that it leaves could not be written down");
-            return;
-        }
-        let request = AdminRequest::Remove { node: status.node, force: false };
-        match self.administer(request, Instant::now() + LEAVE).await {
-            Ok(_) => tracing::info!("this replica has left its cluster"),
-            Err(error) => tracing::warn!(%error, "this replica could not leave its cluster"),
-        }
-    }
-
-    async fn hand_over(&self, running: &Running) {
-        let metrics = running.metrics();
-        if metrics.state != ServerState::Leader {
-            return;
-        }
-        let voters = metrics.membership_config.voter_ids().collect();
-        let Some(to) = admin::most_advanced(&metrics, running.identity.node, &voters) else { return };
-        if running.raft.trigger().transfer_leader(to).await.is_err() {
-            return;
-        }
-        let mut changes = running.raft.server_metrics();
-        let handed_over = async {
-            while changes.borrow_watched().current_leader == Some(running.identity.node) {
-                if changes.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        if tokio::time::timeout(HAND_OVER, handed_over).await.is_err() {
-            tracing::warn!(to, "leadership was not taken over in time");
-        }
-    }
 }
 
 // What the other modules of this crate need of the node.
@@ -746,539 +645,11 @@ impl Node {
         let node = metrics.membership_config.get_node(&leader)?.clone();
         Some((leader, node))
     }
-
-    /// Starts everything that needs an identity.
-    async fn take_part(&self, identity: Identity) -> Result<(), OpenError> {
-        let inner = &self.inner;
-        let config = &inner.config;
-        let failed = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
-        let removed = watch::Sender::new(false);
-        let machine = StateMachine::new(
-            identity.node,
-            inner.store.clone(),
-            inner.log.clone(),
-            config.observer.clone(),
-            removed.clone(),
-        )
-        .map_err(|error| failed(&error))?;
-        machine.bring_snapshot_up_to_date().await.map_err(|error| failed(&error))?;
-        let membership = StorageHelper::new(&mut inner.log.clone(), &mut machine.clone()).get_membership().await;
-        let membership = membership.map_err(|error| failed(&error))?.effective().membership().clone();
-        address_as_known(config, identity.node, &membership)?;
-        let introduction = Introduction { identity, channels: inner.channels.clone(), memory: inner.memory.clone() };
-        let mut known = BTreeSet::new();
-        introduction.to_all(&membership, &mut known).await.map_err(|why| self.refused_as_outdated(why))?;
-        let dialer = Dialer {
-            identity,
-            address: config.address.clone(),
-            channels: inner.channels.clone(),
-            transfers: inner.transfers.clone(),
-            observer: config.observer.clone(),
-            removed: removed.clone(),
-            outdated: inner.outdated.clone(),
-            memory: inner.memory.clone(),
-            ledger: Ledger::default(),
-        };
-        let raft = Raft::new(
-            identity.node,
-            Arc::new(raft_config(config, identity).map_err(|error| failed(&error))?),
-            Network::new(Arc::new(dialer)),
-            inner.log.clone(),
-            machine.clone(),
-        )
-        .await
-        .map_err(|error| failed(&error))?;
-
-        let (proposer, proposing) = Proposer::new(
-            config.append_queue_bytes,
-            Surroundings {
-                raft: raft.clone(),
-                clock: || Timestamp::from(SystemTime::now()),
-                observer: config.observer.clone(),
-                free_bytes: inner.free_bytes.clone(),
-                reserve_bytes: config.disk_reserve_bytes,
-                stopping: inner.stopping.clone(),
-                #[cfg(feature = "seeded-bugs")]
-                mistakes: crate::mistakes::Proposing::new(inner.store.clone(), inner.log.clone(), raft.clone()),
-            },
-        );
-        let (leader_reads, asking_quorum) = ReadIndex::new({
-            let raft = raft.clone();
-            move || ask_quorum(raft.clone()).boxed()
-        });
-        let (reads, asking_leader) = ReadIndex::new({
-            let (raft, channels, own) = (raft.clone(), inner.channels.clone(), leader_reads.clone());
-            move || ask_leader(raft.clone(), channels.clone(), identity, own.clone()).boxed()
-        });
-        let (admin, administering) = Admin::new(Actor {
-            raft: raft.clone(),
-            identity,
-            proposer: proposer.clone(),
-            peers: Arc::new(NetworkPeers { identity, channels: inner.channels.clone() }),
-        });
-        let forwarder = Arc::new(Forwarder::new(
-            identity,
-            inner.channels.clone(),
-            config.observer.clone(),
-            inner.tasks.clone(),
-            inner.stopping.clone(),
-            config.append_queue_bytes,
-        ));
-        let running = Running {
-            identity,
-            applied: machine.watch_applied(),
-            raft: raft.clone(),
-            machine,
-            proposer,
-            leader_reads,
-            admin,
-            catch_ups: Arc::default(),
-            removed: removed.clone(),
-            outdated: inner.outdated.clone(),
-            looking: AtomicBool::new(false),
-            memory: inner.memory.clone(),
-            reads,
-            forwarder,
-        };
-        inner.phase.send_replace(if inner.log.is_pristine() && inner.founders.is_written() {
-            Phase::Bootstrapping
-        } else {
-            Phase::Recovering
-        });
-        let stop = inner.stopping.clone();
-        let tasks = &inner.tasks;
-        tasks.spawn(proposing);
-        tasks.spawn(until(stop.clone(), asking_quorum));
-        tasks.spawn(until(stop.clone(), asking_leader));
-        tasks.spawn(until(stop.clone(), administering));
-        if inner.running.set(running).is_err() {
-            unreachable!("a node begins to take part once");
-        }
-        tasks.spawn(until(stop.clone(), watch_core(self.clone(), raft.clone())));
-        tasks.spawn(until(stop.clone(), watch_recovery(self.clone(), raft.clone())));
-        tasks.spawn(until(stop.clone(), watch_removal(self.clone(), removed.subscribe())));
-        tasks.spawn(until(stop.clone(), watch_outdated(self.clone())));
-        tasks.spawn(until(stop, introduction::run(self.clone(), introduction, known)));
-
-        // Alone there is nobody to wait for.
-        let metrics = raft.metrics().borrow_watched().clone();
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-        if voters == [identity.node] {
-            raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
-        }
-        Ok(())
-    }
-
-    /// Remembers why this data directory must not be used any more.
-    fn refused_as_outdated(&self, why: String) -> OpenError {
-        let path = self.inner.config.data.clone();
-        if let Err(error) = identity::mark_outdated(&path, &why) {
-            tracing::error!(%error, "that this directory is outdated could not be remembered in it");
-        }
-        OpenError::Outdated { path, why }
-    }
-
-    fn publish_status(&self) {
-        let status = self.make_status();
-        self.inner.status.send_if_modified(|current| {
-            let changed = *current != status;
-            *current = status;
-            changed
-        });
-    }
-
-    fn make_status(&self) -> Status {
-        let inner = &self.inner;
-        let phase = *inner.phase.borrow();
-        let identity = self.identity();
-        let mut status = no_status(inner.incarnation);
-        status.phase = phase;
-        status.cluster = identity.map(|identity| identity.cluster);
-        status.node = identity.map_or(0, |identity| identity.node);
-        status.durable = self.durable().saturating_sub(1);
-        let Some(running) = inner.running.get() else { return status };
-        let metrics = running.metrics();
-        let takes_part = !matches!(phase, Phase::Removed | Phase::Outdated | Phase::Stopped);
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-        status.role = match metrics.state {
-            ServerState::Leader if takes_part => Role::Leader,
-            ServerState::Follower if takes_part => Role::Follower,
-            ServerState::Candidate if takes_part => Role::Candidate,
-            ServerState::Leader
-            | ServerState::Follower
-            | ServerState::Candidate
-            | ServerState::Learner
-            | ServerState::Shutdown => Role::Learner,
-        };
-        status.term = metrics.current_term;
-        status.leader = metrics
-            .current_leader
-            .filter(|_| takes_part)
-            .and_then(|leader| metrics.membership_config.get_node(&leader).map(|node| (leader, node.address.clone())));
-        let leads = status.role == Role::Leader;
-        status.members = metrics
-            .membership_config
-            .nodes()
-            .map(|(id, node)| {
-                let matched = if !leads {
-                    None
-                } else if *id == running.identity.node {
-                    metrics.last_log_index
-                } else {
-                    let matched = metrics.replication.as_ref().and_then(|all| all.get(id)).and_then(Option::as_ref);
-                    matched.map(|matched| matched.index())
-                };
-                let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(id)).and_then(Option::as_ref);
-                let reachable = *id == running.identity.node
-                    || heard.is_some_and(|heard| heard.elapsed() < REACHABLE)
-                    || (!leads && metrics.current_leader == Some(*id));
-                let mut member = Member {
-                    id: *id,
-                    address: node.address.clone(),
-                    voter: voters.contains(id),
-                    matched,
-                    reachable,
-                    name: node.called().to_owned(),
-                    replica: node.replica,
-                    replaces: Some(node.replaces).filter(|old| metrics.membership_config.get_node(old).is_some()),
-                    version: None,
-                    applied: None,
-                };
-                if *id == running.identity.node {
-                    member.version = Some(inner.config.version.clone()).filter(|version| !version.is_empty());
-                    member.applied = Some(running.applied.borrow().saturating_sub(1));
-                } else {
-                    inner.survey.complete(&mut member);
-                }
-                member
-            })
-            .collect();
-        status.last_log = metrics.last_log_index.unwrap_or(0);
-        status.committed = index_of(metrics.cluster_committed.as_ref()).max(index_of(metrics.local_committed.as_ref()));
-        status.applied = running.applied.borrow().saturating_sub(1);
-        status.snapshot = index_of(metrics.snapshot.as_ref());
-        status.purged = index_of(metrics.purged.as_ref());
-        status.quorum_acked_ago = metrics.last_quorum_acked.map(|acked| acked.elapsed()).filter(|_| leads);
-        status
-    }
 }
 
 impl Running {
     /// A copy: a borrow would hold up the consensus library's core.
     pub(crate) fn metrics(&self) -> Metrics {
         self.raft.metrics().borrow_watched().clone()
-    }
-}
-
-fn no_status(incarnation: Uuid) -> Status {
-    Status {
-        cluster: None,
-        node: 0,
-        incarnation,
-        phase: Phase::Waiting,
-        role: Role::Learner,
-        term: 0,
-        leader: None,
-        members: Vec::new(),
-        last_log: 0,
-        committed: 0,
-        applied: 0,
-        durable: 0,
-        snapshot: 0,
-        purged: 0,
-        quorum_acked_ago: None,
-    }
-}
-
-// ------------------------------------------------------------- opening -----
-
-/// What lies on disk.
-struct Disks {
-    /// With this start in it, durably.
-    identity: Option<Identity>,
-    memory: PeerMemory,
-    store: Store,
-    log: LogStore,
-}
-
-impl Disks {
-    fn open(config: &Config) -> Result<Disks, OpenError> {
-        let data = &config.data;
-        let damaged = |why: &str| OpenError::Damaged { path: data.clone(), why: why.to_owned() };
-        let io = |action: &'static str| move |source| OpenError::Io { action, path: data.clone(), source };
-        if restore::is_unfinished(data) {
-            return Err(damaged("a restore into it was not finished: run `annals backup restore` again"));
-        }
-        let identity = Identity::load(data)?;
-        let node = identity.map_or(0, |identity| identity.node);
-        let witness = match Witness::open(data).map_err(io("read the witness in"))? {
-            Some(witness) => witness,
-            // The witness is made before the identity, so it was there.
-            None if identity.is_some() => {
-                return Err(damaged(&format!(
-                    "the witness HEAD is missing, so nobody knows what this node acknowledged: \
-                     remove node {node} from the cluster and join it again as a new one (empty data directory)"
-                )));
-            }
-            None => Witness::create(data).map_err(io("create the witness in"))?,
-        };
-        let log = LogStore::open(data, witness, node, config.observer.clone())?;
-        let store = Store::open(data, config.store.clone())?;
-        if identity.is_none() && (!log.is_pristine() || store.mark().is_some()) {
-            return Err(damaged(
-                "the identity file is missing, but there are data: restore the file, or join again with an empty data directory",
-            ));
-        }
-        let memory = PeerMemory::load(data)?;
-        // Last: a start that fails before it reaches anybody is none.
-        let identity = identity.map(Identity::started);
-        if let Some(identity) = identity {
-            identity.store(data).map_err(io("write the identity in"))?;
-        }
-        Ok(Disks { identity, memory, store, log })
-    }
-}
-
-async fn lock(config: &Config) -> Result<File, OpenError> {
-    let io = |action| move |source| OpenError::Io { action, path: config.data.clone(), source };
-    fs::create_dir_all(&config.data).map_err(io("create"))?;
-    let file = File::create(config.data.join("LOCK")).map_err(io("lock"))?;
-    let patience = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < patience => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: config.data.clone() }),
-            Err(TryLockError::Error(source)) => return Err(io("lock")(source)),
-        }
-    }
-}
-
-/// Refuses to serve a node at another address than the membership knows: its
-/// peers and clients would not find it there, and if two nodes' disks were
-/// swapped, each would be taken for the other.
-fn address_as_known(config: &Config, node: u64, membership: &Membership) -> Result<(), OpenError> {
-    let configured = &config.address;
-    let Some(known) = membership.get_node(&node).map(|known| &known.address).filter(|known| *known != configured)
-    else {
-        return Ok(());
-    };
-    let whose = membership.nodes().find(|(_, member)| member.address == *configured).map(|(id, _)| *id);
-    if whose.is_none() && membership.nodes().count() == 1 {
-        // Nobody else looks for it there.
-        tracing::warn!(%known, %configured, "the only node of this cluster is served at another address than it was made with");
-        return Ok(());
-    }
-    Err(OpenError::OtherAddress {
-        node,
-        known: known.clone(),
-        configured: configured.clone(),
-        whose: whose.map(|id| format!(", the address of node {id}")).unwrap_or_default(),
-    })
-}
-
-pub(crate) fn raft_config(config: &Config, identity: Identity) -> Result<openraft::Config, openraft::ConfigError> {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    openraft::Config {
-        cluster_name: identity.cluster.to_string(),
-        heartbeat_interval: millis(config.heartbeat),
-        // A follower waits for the leader's lease, which is as long as the
-        // longest election timeout, and then for its own timeout. Half of each
-        // makes the sum lie where the configuration says.
-        election_timeout_min: millis(config.election_min / 2),
-        election_timeout_max: millis(config.election_max / 2),
-        // Bytes bound what is sent at once, in `limited_get_log_entries`.
-        max_payload_entries: 4_096,
-        snapshot_policy: SnapshotPolicy::Never,
-        // `maintenance` alone decides what is purged.
-        max_in_snapshot_log_to_keep: u64::MAX,
-        enable_pre_vote: Some(true),
-        // A leader that restarts asks for votes like everybody else.
-        enable_leader_restore: Some(false),
-        // Never: a log that went back is a broken promise.
-        allow_log_reversion: Some(seeded::breaks_promises()),
-        ..openraft::Config::default()
-    }
-    .validate()
-}
-
-// ------------------------------------------------------------- watching ----
-
-/// Runs a task until it ends or the node stops.
-pub(crate) async fn until(stop: CancellationToken, task: impl Future<Output = ()>) {
-    tokio::select! {
-        () = task => {}
-        () = stop.cancelled() => {}
-    }
-}
-
-/// Ends the process when the consensus library's core has ended by itself: a
-/// node that answers reads and never learns anything new is worse than none.
-async fn watch_core(node: Node, raft: Raft) {
-    let mut metrics = raft.metrics();
-    loop {
-        let state = metrics.borrow_watched().running_state.clone();
-        let stopped = match (state, metrics.changed().await) {
-            (Err(fatal), _) => fatal.to_string(),
-            (Ok(()), Err(_)) => "its core is gone".to_owned(),
-            (Ok(()), Ok(())) => continue,
-        };
-        // A process that is going down may drop the core before it drops this
-        // task; then this never wakes up again.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        // A removed node stops its core itself.
-        if node.stopping().is_cancelled() || node.running().is_none() {
-            return;
-        }
-        crate::flusher::stop_process("replication stopped", &std::io::Error::other(stopped));
-    }
-}
-
-/// Notices when everything that was committed at the start is applied.
-async fn watch_recovery(node: Node, raft: Raft) {
-    let mut metrics = raft.metrics();
-    let target = loop {
-        let target = {
-            let metrics = metrics.borrow_watched();
-            let committed = metrics.cluster_committed.as_ref().map(|committed| committed.index() + 1);
-            metrics.current_leader.and(committed)
-        };
-        match target {
-            Some(target) => break target,
-            None if metrics.changed().await.is_err() => return,
-            None => {}
-        }
-    };
-    let Some(running) = node.running() else { return };
-    let mut applied = running.applied.clone();
-    if applied.wait_for(|applied| *applied >= target).await.is_ok() {
-        node.inner.phase.send_if_modified(|phase| {
-            let recovering = matches!(phase, Phase::Recovering | Phase::Bootstrapping | Phase::Waiting);
-            if recovering {
-                *phase = Phase::Ready;
-            }
-            recovering
-        });
-        node.publish_status();
-    }
-}
-
-/// Stops taking part once this node is no member any more.
-async fn watch_removal(node: Node, mut removed: watch::Receiver<bool>) {
-    if removed.wait_for(|removed| *removed).await.is_err() {
-        return;
-    }
-    tracing::warn!("this node was removed from its cluster: it takes no part any more");
-    if let Err(error) = identity::mark_removed(&node.config().data) {
-        tracing::error!(%error, "the removal could not be remembered");
-    }
-    let raft = node.running().map(|running| running.raft.clone());
-    node.inner.phase.send_replace(Phase::Removed);
-    node.publish_status();
-    if let Some(raft) = raft
-        && let Err(error) = raft.shutdown().await
-    {
-        tracing::warn!(%error, "replication did not stop cleanly");
-    }
-}
-
-/// Stops taking part once this node is known to run on an outdated copy of its
-/// disk. Whoever runs the node ends the process ([`Node::outdated`]).
-async fn watch_outdated(node: Node) {
-    let why = node.outdated().await;
-    tracing::error!("{why}");
-    node.refused_as_outdated(why);
-    let raft = node.running().map(|running| running.raft.clone());
-    node.inner.phase.send_replace(Phase::Outdated);
-    node.publish_status();
-    if let Some(raft) = raft
-        && let Err(error) = raft.shutdown().await
-    {
-        tracing::warn!(%error, "replication did not stop cleanly");
-    }
-}
-
-async fn keep_status(node: Node) {
-    let stopping = node.stopping().clone();
-    let mut phase = node.inner.phase.subscribe();
-    let observer = node.config().observer.clone();
-    let mut before = node.make_status();
-    // One receiver for all rounds: each new one begins with "changed".
-    let mut changes = None;
-    loop {
-        if changes.is_none() {
-            changes = node.inner.running.get().map(|running| running.raft.server_metrics());
-        }
-        tokio::select! {
-            () = tokio::time::sleep(STATUS_EVERY) => {}
-            _ = phase.changed() => {}
-            () = async {
-                let changed = match changes.as_mut() {
-                    Some(changes) => changes.changed().await.is_ok(),
-                    None => false,
-                };
-                // The replication of a node that was removed has ended: it tells no more.
-                if !changed {
-                    std::future::pending::<()>().await;
-                }
-            } => {}
-            () = stopping.cancelled() => return,
-        }
-        node.publish_status();
-        let now = node.make_status();
-        if now.leader != before.leader {
-            observer.leader_changed();
-        }
-        if now.role == Role::Candidate && before.role != Role::Candidate {
-            observer.election_started();
-        }
-        before = now;
-    }
-}
-
-// ---------------------------------------------------------------- reads ----
-
-/// How many entries must be applied, confirmed by a quorum.
-pub(crate) async fn ask_quorum<M: RaftStateMachine<TypeConfig>>(raft: Raft<M>) -> Result<u64, BarrierError> {
-    if seeded::is(Bug::S5) {
-        let metrics = raft.metrics().borrow_watched().clone();
-        if metrics.state == ServerState::Leader {
-            return Ok(index_of(metrics.local_committed.as_ref()) + 1);
-        }
-    }
-    match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-        Ok(linearizer) => Ok(linearizer.read_log_id().index() + 1),
-        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-            Err(BarrierError::NotLeader { leader: forward.leader_id.zip(forward.leader_node.map(|node| node.address)) })
-        }
-        Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(BarrierError::NoLeader),
-        Err(RaftError::Fatal(_)) => Err(BarrierError::ShuttingDown),
-    }
-}
-
-/// The same, asked of whoever leads.
-async fn ask_leader(
-    raft: Raft,
-    channels: Arc<Channels>,
-    identity: Identity,
-    own: ReadIndex,
-) -> Result<u64, BarrierError> {
-    let (leader, node) = {
-        let metrics = raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        let leader = metrics.current_leader.ok_or(BarrierError::NoLeader)?;
-        let node = metrics.membership_config.get_node(&leader).cloned().ok_or(BarrierError::NoLeader)?;
-        (leader, node)
-    };
-    if leader == identity.node {
-        return own.get().await;
-    }
-    let mut client = channels.coordination(&node.address).map_err(|_| BarrierError::NoLeader)?;
-    let call = client.read_index(identity.sign(leader, &node, pb::ReadIndexRequest {}));
-    match tokio::time::timeout(READ_INDEX, call).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner().applied),
-        Ok(Err(_)) | Err(_) => Err(BarrierError::NoLeader),
     }
 }

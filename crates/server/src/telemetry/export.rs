@@ -60,16 +60,11 @@ impl Exporter {
         if self.destination.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
-        let answer = self
-            .with_patience(
-                |request| {
-                    let mut client = client.clone();
-                    async move { client.export(request).await.map(tonic::Response::into_inner) }
-                },
-                &request,
-            )
-            .await;
-        let answer = answer.map(|answer| answer.partial_success.map_or(0, |partial| partial.rejected_spans));
+        let call = |request| {
+            let mut client = client.clone();
+            async move { Ok(client.export(request).await?.into_inner().partial_success.map_or(0, |it| it.rejected_spans)) }
+        };
+        let answer = self.with_patience(call, &request).await;
         self.settle(answer, spans);
     }
 
@@ -79,22 +74,20 @@ impl Exporter {
         if self.destination.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
-        let answer = self
-            .with_patience(
-                |request| {
-                    let mut client = client.clone();
-                    async move { client.export(request).await.map(tonic::Response::into_inner) }
-                },
-                &request,
-            )
-            .await;
-        let answer = answer.map(|answer| answer.partial_success.map_or(0, |partial| partial.rejected_data_points));
+        let call = |request| {
+            let mut client = client.clone();
+            async move {
+                Ok(client.export(request).await?.into_inner().partial_success.map_or(0, |it| it.rejected_data_points))
+            }
+        };
+        let answer = self.with_patience(call, &request).await;
         self.settle(answer, series);
     }
 
-    async fn with_patience<R: Clone, A, F>(&self, call: impl Fn(Request<R>) -> F, message: &R) -> Result<A, Status>
+    /// Calls, again where that may help. Answers how many the collector refused.
+    async fn with_patience<R: Clone, F>(&self, call: impl Fn(Request<R>) -> F, message: &R) -> Result<i64, Status>
     where
-        F: Future<Output = Result<A, Status>>,
+        F: Future<Output = Result<i64, Status>>,
     {
         let mut pause = PAUSE;
         for attempt in 1.. {

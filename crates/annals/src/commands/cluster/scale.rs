@@ -1,7 +1,8 @@
 //! `annals cluster scale`: fewer nodes, or more.
 //!
 //! Down: the nodes with the highest names leave, one after another, each only when those
-//! that are left can decide without it; one that leads hands leadership over first. Up:
+//! that are left can decide without it; one that leads hands leadership over first, and
+//! the only one that votes gives a vote to one that stays. Up:
 //! nothing but the nodes themselves is missing, which join by `--join`; this command
 //! says how and waits for them. Replicas are not counted and not touched.
 
@@ -90,6 +91,14 @@ async fn remove(cluster: &Cluster, node: &Node, progress: &mut Progress) -> Resu
         if !status.nodes.iter().any(|member| member.id == node.id) {
             return Ok(());
         }
+        if let Some(heir) = heir(&status, node.id) {
+            let state = match cluster.promote(heir.id).await {
+                Ok(_) => format!("{} votes now", heir.name),
+                Err(error) => format!("{} cannot vote yet: {error}", heir.name),
+            };
+            progress.wait(state).await?;
+            continue;
+        }
         if status.leader == node.id {
             let to = in_order(&status).into_iter().find(|other| other.id != node.id && other.voter && other.reachable);
             let asked = cluster.transfer_leader(to.map(|to| to.id)).await;
@@ -112,6 +121,13 @@ async fn remove(cluster: &Cluster, node: &Node, progress: &mut Progress) -> Resu
             },
         }
     }
+}
+
+/// Who has to vote before this node can go: if nobody else does, the first of those that
+/// stay and can be reached.
+fn heir(status: &StatusReply, going: u64) -> Option<Node> {
+    let mut others = in_order(status).into_iter().filter(|node| node.id != going);
+    if others.clone().any(|node| node.voter) { None } else { others.find(|node| node.reachable) }
 }
 
 fn tell_how(status: &StatusReply, wanted: usize) {
@@ -184,6 +200,20 @@ mod tests {
             sorted,
             ["10.0.0.7", "annals", "annals-0", "annals-2", "annals-9.annals-headless.default.svc", "annals-10"]
         );
+    }
+
+    #[test]
+    fn the_last_vote_is_given_to_one_that_stays() {
+        let node =
+            |id: u64, voter| Node { id, name: format!("annals-{id}"), voter, reachable: id != 1, ..Node::default() };
+        let status = |voters: &[u64]| StatusReply {
+            nodes: (0..4).map(|id| node(id, voters.contains(&id))).collect(),
+            ..StatusReply::default()
+        };
+        let heir_of = |going, voters: &[u64]| heir(&status(voters), going).map(|node| node.id);
+        assert_eq!(heir_of(3, &[3]), Some(0));
+        assert_eq!(heir_of(0, &[0]), Some(2), "one that cannot be reached would be no help");
+        assert_eq!((heir_of(3, &[0, 3]), heir_of(3, &[0])), (None, None));
     }
 
     #[test]

@@ -101,8 +101,10 @@ async fn send_all(context: &Context, wanted: Wanted, replies: &Replies) -> Resul
     let store = context.node.store().clone();
     let Wanted { begin, after, through, bytes_per_second } = wanted;
     tell(context, replies, Content::Begin(begin)).await?;
-    let (begun, mut sent, mut next) = (Instant::now(), 0_u64, after.next());
+    let (mut due, mut next) = (tokio::time::Instant::now(), after.next());
     while next <= through {
+        // Time that passed unused, as while nobody took anything, is not made up for.
+        due = due.max(tokio::time::Instant::now());
         let reader = store.clone();
         let page = blocking(move || reader.read_all(next, Direction::Forward, CHUNK)).await;
         let page = page.map_err(|error| refuse_v1(context, &broken(&error)))?;
@@ -111,12 +113,12 @@ async fn send_all(context: &Context, wanted: Wanted, replies: &Replies) -> Resul
             return Err(Status::internal(format!("there is no record {next}; see this node's log")));
         };
         next = last.position().next();
-        sent += records.iter().map(|record| record.encoded().len() as u64).sum::<u64>();
+        let sent: usize = records.iter().map(|record| record.encoded().len()).sum();
+        due += Duration::from_secs_f64(sent as f64 / bytes_per_second as f64);
         let records = records.iter().map(|record| record.encoded().clone()).collect();
         tell(context, replies, Content::Chunk(Chunk { records })).await?;
-        let due = Duration::from_secs_f64(sent as f64 / bytes_per_second as f64);
         tokio::select! {
-            () = tokio::time::sleep(due.saturating_sub(begun.elapsed())) => {}
+            () = tokio::time::sleep_until(due) => {}
             () = context.stopping.cancelled() => return Err(refuse_v1(context, &Failure::ShuttingDown)),
         }
     }
