@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "seeded-bugs")]
+use annals_core::seeded::{self, Bug};
 use annals_core::{Command, Outcome, Position};
 use annals_proto::annals::internal::v1 as pb;
 use annals_store::Store;
