@@ -294,7 +294,7 @@ impl Metrics {
         inner.raft.refresh(&status);
         inner.raft.position.set(gauge(node.store().tail().get()));
         inner.disk.refresh(&context.config.data, &node.store().statistics());
-        inner.scavenge.refresh(node.store().scavenge());
+        inner.scavenge.refresh(node.store());
         inner.operation.refresh(&context.logs);
         inner.backups.refresh(node.store());
         inner.lease_held.set(i64::from(node.held_lease().is_some_and(|lease| lease.node == status.node)));

@@ -157,9 +157,7 @@ impl State {
         let Some(scavenge) = self.totals().scavenge.filter(|scavenge| scavenge.cursor > Position::START) else {
             return Ok(None);
         };
-        let mark = self.database.get(Column::Meta, &Key::GivenBack.encode())?;
-        let mark = mark.map(|bytes| Mark::decode(&bytes)).transpose()?;
-        let done = mark.filter(|mark| mark.scavenge == scavenge.id).map_or(Position::START, |mark| mark.through);
+        let done = self.given_back(&scavenge)?;
         let (from, through) = (done.next(), scavenge.cursor);
         // Nothing that was reclaimed: nothing to give back.
         if from > through || scavenge.events == 0 {
@@ -175,6 +173,25 @@ impl State {
         }
         let positions = (through.get() - done.get()).div_ceil(stretches);
         Ok(Some((from, done.plus(positions).min(through), false)))
+    }
+
+    /// Up to where the space of what this scavenge reclaimed is given back.
+    fn given_back(&self, scavenge: &Scavenge) -> Result<Position, Error> {
+        let mark = self.database.get(Column::Meta, &Key::GivenBack.encode())?;
+        let mark = mark.map(|bytes| Mark::decode(&bytes)).transpose()?;
+        Ok(mark.filter(|mark| mark.scavenge == scavenge.id).map_or(Position::START, |mark| mark.through))
+    }
+
+    /// How much of the log the last scavenge has looked at whose space is still to be
+    /// given back.
+    pub(crate) fn to_give_back(&self) -> Result<u64, Error> {
+        match self.totals().scavenge {
+            // Nothing that was reclaimed: nothing to give back.
+            Some(scavenge) if scavenge.events > 0 => {
+                Ok(scavenge.cursor.get().saturating_sub(self.given_back(&scavenge)?.get()))
+            }
+            Some(_) | None => Ok(0),
+        }
     }
 
     /// Has a stretch compacted, and remembers that. What it holds must have been

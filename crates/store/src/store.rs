@@ -239,6 +239,15 @@ impl Store {
         Ok(Some(GivenBack { from, through, before, after: state.record_file_bytes(), is_last }))
     }
 
+    /// How many positions [`Store::give_back`] still has before it; zero once the space of
+    /// all that the last scavenge reclaimed so far is given back.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn to_give_back(&self) -> Result<u64, Error> {
+        self.state().to_give_back()
+    }
+
     /// How many bytes of records [`Store::give_back`] writes per second from now on, at
     /// most, also where it is at it; without a limit at first, and again after a
     /// snapshot was installed.

@@ -1,6 +1,7 @@
 //! The last scavenge, as this node has applied it.
 
-use annals_core::{Scavenge, Timestamp};
+use annals_core::Timestamp;
+use annals_store::Store;
 use prometheus::{Gauge, IntGauge};
 
 use super::declare::{Declarator, gauge};
@@ -12,6 +13,7 @@ pub(super) struct Scavenges {
     pub(super) position: IntGauge,
     pub(super) events: IntGauge,
     pub(super) bytes: IntGauge,
+    pub(super) to_give_back: IntGauge,
     pub(super) started: Gauge,
     pub(super) last_success: Gauge,
 }
@@ -28,6 +30,10 @@ impl Scavenges {
                 "annals_scavenge_reclaimed_bytes",
                 "Bytes of metadata and data that these events had. Files shrink by about that, compressed, soon after.",
             ),
+            to_give_back: d.gauge(
+                "annals_scavenge_positions_to_give_back",
+                "Positions it has looked at whose files this node has still to write anew; 0 once the space of all that was reclaimed is given back here.",
+            ),
             started: d.real_gauge(
                 "annals_scavenge_started_timestamp_seconds",
                 "When the last scavenge was started, in Unix seconds; 0 if there was none.",
@@ -39,8 +45,12 @@ impl Scavenges {
         }
     }
 
-    pub(super) fn refresh(&self, last: Option<Scavenge>) {
-        let Some(last) = last else { return };
+    pub(super) fn refresh(&self, store: &Store) {
+        let Some(last) = store.scavenge() else { return };
+        // What cannot be read is told where it stops something, not here.
+        if let Ok(positions) = store.to_give_back() {
+            self.to_give_back.set(gauge(positions));
+        }
         let seconds = |time: Timestamp| time.ticks() as f64 / Timestamp::TICKS_PER_SECOND as f64;
         self.running.set(i64::from(last.is_running()));
         self.point.set(gauge(last.point.get()));
