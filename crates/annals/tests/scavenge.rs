@@ -137,7 +137,7 @@ fn a_stop_does_not_wait_for_the_pace_at_which_space_is_given_back() {
     // What is kept takes a minute and a half to write anew at this pace. It comes while the
     // scavenge goes on, which does not look at it, and lies in the same file as what goes.
     const KEPT_EVENTS: usize = 360;
-    let slow = ["--set", "scavenge_bytes_per_second=400000"];
+    let slow = ["--set", "scavenge_bytes_per_second=400000", "--set", "shutdown_timeout_ms=120000"];
     let directory = tempfile::tempdir().expect("a directory");
     let place = directory.path().join("node");
     let data = ["--data", place.to_str().expect("UTF-8")];
