@@ -157,7 +157,7 @@ impl Scavenge {
             Phase::Completed => 1,
             Phase::Stopped => 2,
         });
-        // No event is created in 1970.
+        // Whether there is one, the phase says.
         let ended = self.ended.map_or(0, Timestamp::ticks);
         let Scavenge { started, point, cursor, events, bytes, commands, .. } = self;
         for number in [started.ticks(), ended, point.get(), cursor.get(), *events, *bytes, *commands] {
@@ -189,7 +189,7 @@ impl Scavenge {
             id,
             phase,
             started: Timestamp::from_ticks(input.u64()?),
-            ended: Some(Timestamp::from_ticks(input.u64()?)).filter(|ended| ended.ticks() > 0),
+            ended: Some(Timestamp::from_ticks(input.u64()?)).filter(|_| phase != Phase::Running),
             point: Position::new(input.u64()?),
             cursor: Position::new(input.u64()?),
             events: input.u64()?,

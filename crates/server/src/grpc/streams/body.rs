@@ -25,7 +25,7 @@ use tonic::codegen::Service;
 use tonic::server::NamedService;
 
 use super::feed::Reached;
-use super::stalls::Line;
+use super::stalls::{Line, Sending};
 
 /// Pages of frames, in order. Whoever takes the next one has room for it.
 pub(super) type Pages = BoxStream<'static, Result<Leaf, Status>>;
@@ -42,9 +42,8 @@ impl From<Bytes> for Leaf {
     }
 }
 
-/// Bytes that the connection is given at a time. A page is cut, not copied:
-/// small enough that calls which share a connection take turns, large enough
-/// that cutting costs nothing.
+/// Bytes that the connection is given at a time: small enough that calls which
+/// share a connection take turns.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// Pages beside an answer. What travels there has to be cloneable.
@@ -113,15 +112,8 @@ impl HttpBody for Framed {
         sending.note_task();
         let status = loop {
             if sending.at < sending.page.len() {
-                let end = sending.page.len().min(sending.at + CHUNK_BYTES_MAX);
-                let chunk = if end < sending.page.len() {
-                    sending.page.slice(sending.at..end)
-                } else {
-                    std::mem::take(&mut sending.page).slice(sending.at..)
-                };
-                sending.at = if sending.page.is_empty() { 0 } else { end };
                 sending.since = Some(Instant::now());
-                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+                return Poll::Ready(Some(Ok(Frame::data(sending.next_chunk()))));
             }
             if let Some(reached) = sending.reached_with_page.take() {
                 sending.reached = Some(reached);
@@ -149,5 +141,23 @@ impl HttpBody for Framed {
 
     fn is_end_stream(&self) -> bool {
         self.ended
+    }
+}
+
+impl Sending {
+    /// What the connection is given next of the page. A copy where that is not all: the
+    /// connection keeps it for as long as the peer likes, and a slice would keep the
+    /// whole page with it, long after the reader was given up.
+    fn next_chunk(&mut self) -> Bytes {
+        let end = self.page.len().min(self.at + CHUNK_BYTES_MAX);
+        if self.at == 0 && end == self.page.len() {
+            return std::mem::take(&mut self.page);
+        }
+        let chunk = Bytes::copy_from_slice(&self.page.slice(self.at..end));
+        self.at = end;
+        if end == self.page.len() {
+            (self.page, self.at) = (Bytes::new(), 0);
+        }
+        chunk
     }
 }
