@@ -148,7 +148,7 @@ impl Sending {
     /// What the connection is given next of the page. A copy where that is not all: the
     /// connection keeps it for as long as the peer likes, and a slice would keep the
     /// whole page with it, long after the reader was given up.
-    fn next_chunk(&mut self) -> Bytes {
+    pub(super) fn next_chunk(&mut self) -> Bytes {
         let end = self.page.len().min(self.at + CHUNK_BYTES_MAX);
         if self.at == 0 && end == self.page.len() {
             return std::mem::take(&mut self.page);

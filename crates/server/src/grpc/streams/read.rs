@@ -11,6 +11,8 @@
 //! another thread costs more than they do, so the first page of a stream is a
 //! small one that is made at once, if everything is at hand.
 
+use std::num::NonZero;
+use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime};
 
 use annals_core::{Position, Revision, State, StreamName, Timestamp};
@@ -19,7 +21,8 @@ use annals_proto::event_store::client::streams::read_resp::{Content as Answer, S
 use annals_store::{Direction, IndexName, PageLimit, Record, Store, StreamPage, StreamView};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinHandle};
 use tonic::Status;
 
 use super::body::{Leaf, Pages};
@@ -120,10 +123,10 @@ impl Ahead {
         if matches!(reading.cursor, Cursor::Done) {
             return Ahead::Nothing(reading);
         }
-        Ahead::Page(tokio::task::spawn_blocking(move || {
+        Ahead::Page(tokio::spawn(blocking(move || {
             let page = reading.page();
             (reading, page)
-        }))
+        })))
     }
 }
 
@@ -135,9 +138,28 @@ where
     stream::once(std::future::ready(Ok(Leaf::from(first)))).chain(rest).boxed()
 }
 
-/// Runs what may wait for the disk, off the threads that serve everybody.
+/// Who may read at the same time. Each has a thread, which keeps memory for as long as it
+/// lives, and hundreds that want the same few processors and one disk get it no sooner.
+static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    Arc::new(Semaphore::new((4 * processors).max(16)))
+});
+
+/// Runs what may wait for the disk, and for nobody else, off the threads that serve
+/// everybody. Some at a time; the others wait for their turn.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("a read does not panic, and the runtime outlives its calls")
+    let turn = TURNS.clone().acquire_owned().await.expect("it is never closed");
+    let done = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(turn);
+        done
+    });
+    match done.await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is going down, and with it whoever waits for this.
+        Err(Err(_)) => std::future::pending().await,
+    }
 }
 
 /// A counted read under way.

@@ -173,6 +173,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_connection_has_of_a_page_does_not_keep_the_page() {
+        let stalls = Stalls::new(Duration::ZERO);
+        let line = stalls.line(stream::pending().boxed());
+        let mut sending = line.state.lock();
+        let content: Vec<u8> = (0..300_000_u32).map(|number| number as u8).collect();
+        sending.page = content.clone().into();
+        let mut chunks = Vec::new();
+        while !sending.page.is_empty() {
+            chunks.push(sending.next_chunk());
+            assert!(sending.page.is_empty() || sending.page.is_unique(), "chunk {} is part of it", chunks.len());
+        }
+        assert_eq!((chunks.concat(), sending.at), (content, 0));
+        sending.page = vec![7; 1_000].into();
+        assert_eq!((sending.next_chunk().len(), sending.page.len()), (1_000, 0), "a small one is given as it is");
+    }
+
+    #[test]
     fn who_takes_nothing_is_given_up_and_who_waits_for_more_is_not() {
         let stalls = Stalls::new(Duration::ZERO);
         let stalled = stalls.line(stream::pending().boxed());
