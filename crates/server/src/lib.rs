@@ -14,6 +14,7 @@ pub mod context;
 mod error_code;
 #[doc(hidden)]
 pub mod fuzzing;
+mod gather;
 mod groups;
 mod grpc;
 pub mod health;

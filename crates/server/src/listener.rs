@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::Context;
+use crate::gather::gathering;
 use crate::http::App;
 use crate::limits::{Caller, Peer};
 use crate::tasks::Tasks;
@@ -203,12 +204,12 @@ impl Server {
         identity: Option<ClientIdentity>,
     ) {
         let builder = self.protocol();
-        let connection = builder.serve_connection(TokioIo::new(stream), self.app.to(peer.clone(), identity));
-        let mut connection = std::pin::pin!(connection);
+        let app = self.app.to(peer.clone(), identity);
+        let mut connection = gathering(stream, |stream| builder.serve_connection(TokioIo::new(stream), app));
         let result = tokio::select! {
-            result = connection.as_mut() => result,
+            result = &mut connection => result,
             () = self.over(&peer) => {
-                connection.as_mut().graceful_shutdown();
+                connection.work().graceful_shutdown();
                 tokio::select! {
                     result = connection => result,
                     () = self.cut.cancelled() => Ok(()),
