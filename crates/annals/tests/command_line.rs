@@ -66,7 +66,7 @@ fn explain_tells_where_each_value_came_from() {
     let ran = support::Ran::of(&output).exits(0);
     assert!(ran.out.contains("log = \"debug\"    (environment ANNALS_LOG)"), "{}", ran.out);
     assert!(ran.out.contains(&format!("heartbeat_ms = 100    (file {})", file.display())), "{}", ran.out);
-    assert!(ran.out.contains("ring_bytes = 33554432    (default)"), "{}", ran.out);
+    assert!(ran.out.contains("ring_bytes = 67108864    (default)"), "{}", ran.out);
 }
 
 #[test]

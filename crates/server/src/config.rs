@@ -307,9 +307,11 @@ options! {
     /// Bytes of the cache of the state's files.
     block_cache_bytes: u64 = 64 * MIB,
 
-    /// Bytes of newest events kept in memory, from which live subscriptions
-    /// are served. Who falls behind it reads from the disk.
-    ring_bytes: u64 = 32 * MIB,
+    /// Bytes of newest events kept in memory as they are answered. Live subscriptions
+    /// and reads of streams that were just written are served from here; all else comes
+    /// from the state's files and their cache, which costs a read of a short stream
+    /// about twice as much.
+    ring_bytes: u64 = 64 * MIB,
 }
 
 /// A product whose names of metrics are told as well.

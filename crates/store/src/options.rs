@@ -10,16 +10,16 @@ pub struct Options {
     /// Default 64 MiB.
     pub memtable_bytes: usize,
     /// Decompressed blocks, indexes and filters kept in memory, shared by
-    /// everything that is read. Default 128 MiB.
+    /// everything that is read. Default 64 MiB.
     pub block_cache_bytes: usize,
-    /// The newest records kept in memory, from which live readers are served.
-    /// Default 32 MiB.
+    /// The newest records kept in memory, from which live readers are served, and
+    /// who reads what was just written. Default 64 MiB.
     pub ring_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
         const MIB: usize = 1024 * 1024;
-        Options { memtable_bytes: 64 * MIB, block_cache_bytes: 64 * MIB, ring_bytes: 32 * MIB }
+        Options { memtable_bytes: 64 * MIB, block_cache_bytes: 64 * MIB, ring_bytes: 64 * MIB }
     }
 }
