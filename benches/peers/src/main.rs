@@ -38,6 +38,10 @@ use crate::results::Results;
 use crate::rows::{Figure, ROWS, Row};
 use crate::system::Programs;
 
+/// Of all clients: what they allocate for an answer is no part of what is compared.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures Annals and its peers on this machine.
 #[derive(Parser)]
 struct Arguments {

@@ -19,6 +19,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use prost::Message;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -146,14 +147,17 @@ impl AnnalsClient {
         self.streams
     }
 
-    async fn read(&mut self, options: Options, linearizable: bool) -> anyhow::Result<Streaming<Answer>> {
+    async fn read<E>(&mut self, options: Options, linearizable: bool) -> anyhow::Result<Streaming<Answer<E>>>
+    where
+        E: Part + 'static,
+    {
         let mut request = tonic::Request::new(ReadReq { options: Some(options) });
         if linearizable {
             request.metadata_mut().insert("annals-consistency", MetadataValue::from_static("linearizable"));
         }
         self.reads.ready().await.context("the connection broke")?;
         let path = PathAndQuery::from_static("/event_store.client.streams.Streams/Read");
-        let codec = ProstCodec::<ReadReq, Answer>::default();
+        let codec = ProstCodec::<ReadReq, Answer<E>>::default();
         Ok(self.reads.server_streaming(request, path, codec).await.context("a read failed")?.into_inner())
     }
 }
@@ -174,7 +178,7 @@ impl super::Client for AnnalsClient {
     }
 
     async fn read_stream(&mut self, stream: &str, events: u64) -> anyhow::Result<()> {
-        let mut answers = self.read(stream_options(stream, 0, events + 1), false).await?;
+        let mut answers = self.read::<OfStream>(stream_options(stream, 0, events + 1), false).await?;
         let mut next = 0;
         while let Some(event) = next_event(&mut answers).await? {
             if event.stream_revision != next || event.data.is_empty() {
@@ -187,7 +191,7 @@ impl super::Client for AnnalsClient {
     }
 
     async fn read_all(&mut self, events: u64) -> anyhow::Result<()> {
-        let mut answers = self.read(all_options(CountOption::Count(u64::from(u32::MAX))), false).await?;
+        let mut answers = self.read::<OfAll>(all_options(CountOption::Count(u64::from(u32::MAX))), false).await?;
         let (mut count, mut last) = (0, None);
         while let Some(event) = next_event(&mut answers).await? {
             if last.is_some_and(|last| event.commit_position <= last) {
@@ -201,7 +205,7 @@ impl super::Client for AnnalsClient {
     }
 
     async fn read_linearizable(&mut self, stream: &str, revision: u64) -> anyhow::Result<()> {
-        let mut answers = self.read(stream_options(stream, revision, 1), true).await?;
+        let mut answers = self.read::<OfStream>(stream_options(stream, revision, 1), true).await?;
         let event = next_event(&mut answers).await?.context("no event was answered")?;
         anyhow::ensure!(event.stream_revision == revision, "revision {} for {revision}", event.stream_revision);
         // To its end: an answer that is dropped early is reset, and a connection with many resets is closed.
@@ -210,7 +214,8 @@ impl super::Client for AnnalsClient {
     }
 
     async fn subscribe(mut self) -> anyhow::Result<BoxStream<'static, anyhow::Result<Bytes>>> {
-        let mut answers = self.read(all_options(CountOption::Subscription(SubscriptionOptions {})), false).await?;
+        let subscription = CountOption::Subscription(SubscriptionOptions {});
+        let mut answers = self.read::<OfAll>(all_options(subscription), false).await?;
         let first = answers.message().await?.unwrap_or_default();
         anyhow::ensure!(first.confirmation.is_some(), "{first:?} for a confirmation");
         let events = answers.filter_map(async |answer| match answer {
@@ -222,11 +227,11 @@ impl super::Client for AnnalsClient {
 }
 
 /// Annals writes events of its own, in streams whose names begin with `$`.
-fn is_ours(event: &Recorded) -> bool {
+fn is_ours(event: &OfAll) -> bool {
     event.stream.as_ref().is_some_and(|stream| !stream.name.starts_with(b"$"))
 }
 
-async fn next_event(answers: &mut Streaming<Answer>) -> anyhow::Result<Option<Recorded>> {
+async fn next_event<E: Part>(answers: &mut Streaming<Answer<E>>) -> anyhow::Result<Option<E>> {
     while let Some(answer) = answers.message().await? {
         anyhow::ensure!(answer.stream_not_found.is_none(), "a stream was not found");
         if let Some(event) = answer.event {
@@ -236,11 +241,17 @@ async fn next_event(answers: &mut Streaming<Answer>) -> anyhow::Result<Option<Re
     Ok(None)
 }
 
+/// What of an event is decoded.
+trait Part: Message + Default + std::fmt::Debug {}
+
+impl Part for OfStream {}
+impl Part for OfAll {}
+
 /// `ReadResp` as far as it is looked at.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Answer {
+struct Answer<E: Part> {
     #[prost(message, optional, tag = "1")]
-    event: Option<Resolved>,
+    event: Option<Resolved<E>>,
     #[prost(message, optional, tag = "2")]
     confirmation: Option<Anything>,
     #[prost(message, optional, tag = "4")]
@@ -249,18 +260,25 @@ struct Answer {
 
 /// `ReadEvent` without its link: links are never followed here.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Resolved {
+struct Resolved<E: Part> {
     #[prost(message, optional, tag = "1")]
-    event: Option<Recorded>,
+    event: Option<E>,
 }
 
-/// `RecordedEvent` without id and metadata.
+/// `RecordedEvent` where one stream is read.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Recorded {
-    #[prost(message, optional, tag = "2")]
-    stream: Option<Name>,
+struct OfStream {
     #[prost(uint64, tag = "3")]
     stream_revision: u64,
+    #[prost(bytes = "bytes", tag = "8")]
+    data: Bytes,
+}
+
+/// `RecordedEvent` where all are read.
+#[derive(Clone, PartialEq, prost::Message)]
+struct OfAll {
+    #[prost(message, optional, tag = "2")]
+    stream: Option<Name>,
     #[prost(uint64, tag = "5")]
     commit_position: u64,
     #[prost(bytes = "bytes", tag = "8")]
