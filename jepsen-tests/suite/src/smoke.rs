@@ -14,8 +14,10 @@ struct Part {
     scenario: &'static str,
     nodes: u32,
     faults: usize,
-    /// Appends that must be acknowledged during the faults of each class.
-    minimum: u64,
+    /// Appends that must be acknowledged during the faults of each class: of a share of
+    /// them, that share. A leader that stands still for five seconds holds up, one by
+    /// one, all clients that come to it, until few are left that append.
+    minimum: usize,
     seconds: u64,
 }
 
@@ -63,15 +65,15 @@ pub(crate) async fn run(binary: &Path, out: &Path, seed: u64, share: f64, only: 
             out: out.to_owned(),
             seeded_bug: None,
         };
-        let faults = of(part.faults, share);
+        let (faults, minimum) = (of(part.faults, share), of(part.minimum, share));
         let rerun = format!(
-            "annals-jepsen run {} --seed {} --nodes {} --faults {faults} --seconds {:.0}",
+            "annals-jepsen run {} --seed {} --nodes {} --faults {faults} --minimum {minimum} --seconds {:.0}",
             job.scenario,
             job.seed,
             job.nodes,
             job.duration.as_secs_f64()
         );
-        match scenario::run(job, Amount { faults, minimum: part.minimum, hurry: 1.0 }).await {
+        match scenario::run(job, Amount { faults, minimum: minimum as u64, hurry: 1.0 }).await {
             Ok(report) => {
                 verdict::print(&report);
                 if report.is_valid() {
@@ -95,6 +97,6 @@ pub(crate) async fn run(binary: &Path, out: &Path, seed: u64, share: f64, only: 
 
 /// At least one, where there are any.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "some tens")]
-fn of(faults: usize, share: f64) -> usize {
-    (faults as f64 * share).ceil() as usize
+fn of(amount: usize, share: f64) -> usize {
+    (amount as f64 * share).ceil() as usize
 }
