@@ -38,8 +38,8 @@ pub(crate) use self::handle::{ConsumerInfo, Deliveries, Handle, Info, Who};
 pub(crate) use self::journal::written;
 pub(crate) use self::source::selected;
 pub(crate) use self::stalls::Stalls;
+use crate::blocking::blocking;
 use crate::context::{Context, Shared};
-use crate::grpc::streams::read::blocking;
 use crate::status::Failure;
 
 /// Groups that a cluster may have: each has a task and a buffer.

@@ -7,6 +7,7 @@
 
 mod access;
 mod backup;
+mod blocking;
 mod calls;
 pub mod config;
 mod consistency;

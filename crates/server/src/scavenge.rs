@@ -21,9 +21,9 @@ use annals_raft::{Phase, Role, Route, Status};
 use annals_store::{LookLimit, Store};
 use uuid::Uuid;
 
+use crate::blocking::blocking;
 use crate::context::{Context, Shared};
 use crate::grpc::streams::page::broken;
-use crate::grpc::streams::read::blocking;
 use crate::grpc::streams::unexpected;
 use crate::status::Failure;
 

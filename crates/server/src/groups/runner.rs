@@ -26,10 +26,10 @@ use super::measured::Rate;
 use super::replay::{self, Replay, Step};
 use super::source::{self, Batch, Loaded, Source};
 use super::stalls::{Looked, Stalls, age_of_ticks};
+use crate::blocking::blocking;
 use crate::consistency::refuse_v1;
 use crate::context::Shared;
 use crate::grpc::streams::convert::Ids;
-use crate::grpc::streams::read::blocking;
 use crate::grpc::streams::subscribe::any_changed;
 use crate::status::Failure;
 

@@ -21,9 +21,9 @@ use zeroize::Zeroizing;
 
 use crate::access::account::{Account, Known};
 use crate::access::{Caller, passwords, register};
+use crate::blocking::blocking;
 use crate::consistency::refuse_v1;
 use crate::context::Context;
-use crate::grpc::streams::read::blocking;
 use crate::status::Failure;
 
 /// The service.

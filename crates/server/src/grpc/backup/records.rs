@@ -17,10 +17,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::Records;
+use crate::blocking::blocking;
 use crate::consistency::refuse_v1;
 use crate::context::Context;
 use crate::grpc::streams::page::broken;
-use crate::grpc::streams::read::blocking;
 use crate::status::Failure;
 
 /// Records and bytes of one message.

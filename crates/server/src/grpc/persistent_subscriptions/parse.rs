@@ -18,10 +18,10 @@ use annals_proto::event_store::client::persistent_subscriptions::{
 };
 use annals_proto::event_store::client::{StreamIdentifier, Uuid as WireUuid};
 
+use crate::blocking::blocking;
 use crate::context::Context;
 use crate::groups::{self, Definition, GroupName, Selection};
 use crate::grpc::streams::convert::{self, Ids};
-use crate::grpc::streams::read::blocking;
 use crate::status::Failure;
 
 const ALL: &str = "$all";

@@ -11,8 +11,6 @@
 //! another thread costs more than they do, so the first page of a stream is a
 //! small one that is made at once, if everything is at hand.
 
-use std::num::NonZero;
-use std::sync::{Arc, LazyLock};
 use std::time::{Instant, SystemTime};
 
 use annals_core::{Position, Revision, State, StreamName, Timestamp};
@@ -21,14 +19,14 @@ use annals_proto::event_store::client::streams::read_resp::{Content as Answer, S
 use annals_store::{Direction, IndexName, PageLimit, Record, Store, StreamPage, StreamView};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
-use tokio::sync::Semaphore;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::body::{Leaf, Pages};
 use super::page::{self, Page, broken};
 use super::query::{SelectedBy, Selection, Source, Start, Style};
 use super::room::Room;
+use crate::blocking::blocking;
 use crate::consistency::Stamp;
 use crate::context::Shared;
 use crate::metrics::Metrics;
@@ -136,30 +134,6 @@ where
     S: stream::Stream<Item = Result<Leaf, Status>> + Send + 'static,
 {
     stream::once(std::future::ready(Ok(Leaf::from(first)))).chain(rest).boxed()
-}
-
-/// Who may read at the same time. Each has a thread, which keeps memory for as long as it
-/// lives, and hundreds that want the same few processors and one disk get it no sooner.
-static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    Arc::new(Semaphore::new((4 * processors).max(16)))
-});
-
-/// Runs what may wait for the disk, and for nobody else, off the threads that serve
-/// everybody. Some at a time; the others wait for their turn.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let turn = TURNS.clone().acquire_owned().await.expect("it is never closed");
-    let done = tokio::task::spawn_blocking(move || {
-        let done = work();
-        drop(turn);
-        done
-    });
-    match done.await.map_err(JoinError::try_into_panic) {
-        Ok(done) => done,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // The runtime is going down, and with it whoever waits for this.
-        Err(Err(_)) => std::future::pending().await,
-    }
 }
 
 /// A counted read under way.
