@@ -282,7 +282,9 @@ impl Server {
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_millis(config.first_byte_timeout_ms))
             .max_buf_size(config.header_list_bytes_max as usize)
-            .keep_alive(true);
+            .keep_alive(true)
+            // Who has said all they have to say still waits for the answer.
+            .half_close(true);
         builder
     }
 }

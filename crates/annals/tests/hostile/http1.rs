@@ -18,6 +18,7 @@ pub(crate) const SHAPES: &[Shape] = &[
     ("a body that never comes", promised_body),
     ("a body that nobody wants", unwanted_body),
     ("paths that are none", paths),
+    ("an end before the answer", half_closed),
 ];
 
 /// Sends bytes; what came back until the other side closed, or a while.
@@ -134,4 +135,12 @@ fn paths(victim: &Victim) {
     let long = "a".repeat(15_000);
     let answer = say(victim, format!("GET /{long} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes());
     assert!(matches!(status(&answer), Some(400..500)), "{answer}");
+}
+
+/// Who closes their side after the request still gets the answer (RFC 9112, 9.6).
+fn half_closed(victim: &Victim) {
+    for round in 0..1_000 {
+        let answer = say(victim, b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        assert_eq!(status(&answer), Some(200), "round {round}: {answer}");
+    }
 }
