@@ -82,6 +82,7 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(batch.commands.len());
         #[cfg(feature = "seeded-bugs")]
         let (batch, places) = mistakes::rearranged(batch);
+        self.remembered.bring_near(batch.commands.iter().flat_map(appended));
         for command in &batch.commands {
             let known = Known {
                 at_hand: read_ahead(state, command)?,
@@ -122,6 +123,24 @@ impl Writer {
         mistakes::put_back(&mut outcomes, &places);
         Ok(outcomes)
     }
+}
+
+/// The events that a client wants to append, with their streams' names.
+fn appended(command: &Command) -> impl Iterator<Item = (&[u8], EventId)> {
+    let append = match command {
+        Command::Append(append) => Some(append),
+        Command::For { command, .. } => match &**command {
+            Command::Append(append) => Some(append),
+            _ => None,
+        },
+        _ => None,
+    };
+    append.into_iter().flat_map(|append| {
+        append.events.iter().filter_map(|(target, event)| {
+            let target = append.targets.get(usize::try_from(*target).ok()?)?;
+            Some((&target.stream.as_bytes()[..], event.id()))
+        })
+    })
 }
 
 /// What is known of the log before a command.

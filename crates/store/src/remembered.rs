@@ -37,6 +37,7 @@
 //! client could choose ids so that they do, and make other streams forget.
 
 use std::hash::BuildHasher;
+use std::hint::black_box;
 
 use annals_core::limits::REMEMBERED_IDS;
 use annals_core::{EventId, Position};
@@ -119,6 +120,27 @@ impl Remembered {
         self.enter(position.get(), hash, pair);
         if position.get().is_multiple_of(self.sweep_every) {
             self.sweep();
+        }
+    }
+
+    /// Has near what taking in these events will look at, as far as that can stay near.
+    ///
+    /// Where an event's bucket is, chance decides, so that each is waited for when it is
+    /// looked at. Here many are on their way at the same time.
+    pub(crate) fn bring_near<'e>(&self, events: impl Iterator<Item = (&'e [u8], EventId)>) {
+        /// Cache lines that a processor fetches at the same time.
+        const AT_ONCE: usize = 16;
+        /// Buckets of 64 bytes that come to a part of a processor's own cache.
+        const NEAR_MAX: usize = 4_096;
+        let mut buckets =
+            events.take(NEAR_MAX).map(|(stream, id)| self.bucket_of(hash_of(self.pair(stream, id), self.seed)));
+        loop {
+            let mut awaited = [0; AT_ONCE];
+            let count = awaited.iter_mut().zip(&mut buckets).map(|(awaited, bucket)| *awaited = bucket).count();
+            black_box(awaited[..count].iter().fold(0, |all, bucket| all ^ self.buckets[*bucket].0[0]));
+            if count < AT_ONCE {
+                return;
+            }
         }
     }
 
