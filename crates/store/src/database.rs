@@ -75,11 +75,24 @@ impl Database {
     /// Opens the database in this directory, or makes it.
     pub(crate) fn open(directory: &Path, cache: &Cache) -> Result<Database, OpenError> {
         let pace = Arc::new(Pace::default());
-        let columns =
-            Column::ALL.map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, cache, &pace)));
-        let options = database_options();
-        match DB::open_cf_descriptors(&options, directory, columns) {
-            Ok(rocks) => Ok(Database { rocks, options, pace }),
+        let open = |direct_io| {
+            let columns = Column::ALL
+                .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column, cache, &pace)));
+            let mut options = database_options();
+            // What is flushed and merged goes past the page cache: getting pages for it takes
+            // several times as long as copying into them, and leaves fewer for what is read.
+            options.set_use_direct_io_for_flush_and_compaction(direct_io);
+            DB::open_cf_descriptors(&options, directory, columns).map(|rocks| (rocks, options))
+        };
+        let opened = open(true).or_else(|error| match lacks_direct_io(&error) {
+            true => {
+                tracing::info!(directory = %directory.display(), "no direct I/O here: flushes take memory from the page cache");
+                open(false)
+            }
+            false => Err(error),
+        });
+        match opened {
+            Ok((rocks, options)) => Ok(Database { rocks, options, pace }),
             Err(source) => {
                 let directory = PathBuf::from(directory);
                 // RocksDB has no kind of its own for this.
@@ -296,6 +309,12 @@ impl RunIterator<'_> {
     }
 }
 
+/// Whether a database cannot be opened only because its file system has no `O_DIRECT`.
+fn lacks_direct_io(error: &rocksdb::Error) -> bool {
+    // RocksDB has no kind of its own for this.
+    error.kind() == rocksdb::ErrorKind::InvalidArgument && error.as_ref().contains("Direct I/O is not supported")
+}
+
 fn database_options() -> rocksdb::Options {
     let mut options = rocksdb::Options::default();
     options.create_if_missing(true);
@@ -303,8 +322,8 @@ fn database_options() -> rocksdb::Options {
     options.set_atomic_flush(true);
     options.set_max_open_files(OPEN_FILES_MAX);
     options.set_max_background_jobs(3);
-    // Written out as it is produced, so that a flush does not end with one
-    // large sync that the replicated log's syncs would have to wait for.
+    // Where there is no direct I/O: written out as it is produced, so that a flush does not
+    // end with one large sync that the replicated log's syncs would have to wait for.
     options.set_bytes_per_sync(1024 * 1024);
     // Counters only: the timers would cost a clock reading per operation.
     options.enable_statistics();

@@ -21,6 +21,8 @@ use annals_disks::power_cut::{self, Plan};
 use annals_disks::power_loss::Filesystem;
 use annals_disks::rot::{Ending, Made, Specimen};
 use annals_disks::{crash_points, tools};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const BYTES: u64 = 2 << 30;
@@ -118,17 +120,17 @@ fn a_disk_that_lies_about_syncs_is_caught_by_a_power_cut() {
     assert!(!report.failures.is_empty(), "{report:#?}");
 }
 
-/// What a power cut on ext4 leaves of a group of entries that was not synced:
-/// the file has its length, the record's first page is there, the rest is
-/// zeros. Exactly that, without a power cut: a node is killed as it syncs a
-/// record of several pages, whose rest is then zeroed. Nothing of it was
-/// acknowledged, so the node must start and serve all else.
 /// The only segment of a short log.
 fn log(data: &Path) -> PathBuf {
     let mut files = fs::read_dir(data.join("log")).expect("readable");
     files.next().expect("there is one").expect("readable").path()
 }
 
+/// What a power cut on ext4 leaves of a group of entries that was not synced:
+/// the file has its length, the record's first page is there, the rest is
+/// zeros. Exactly that, without a power cut: a node is killed as it syncs a
+/// record of several pages, whose rest is then zeroed. Nothing of it was
+/// acknowledged, so the node must start and serve all else.
 #[test]
 fn a_record_that_a_power_cut_tore_before_its_sync_does_not_keep_a_node_from_starting() {
     const PAGE: u64 = 4096;
@@ -150,6 +152,38 @@ fn a_record_that_a_power_cut_tore_before_its_sync_does_not_keep_a_node_from_star
     let zeros = vec![0; usize::try_from(end - tear).expect("a few pages")];
     let torn = File::options().write(true).open(log(&options.data)).and_then(|file| file.write_all_at(&zeros, tear));
     torn.expect("writable");
+    recovers(&options, &ledger);
+}
+
+/// A file system in memory that has no `O_DIRECT`, until it is dropped.
+struct Ramfs(PathBuf);
+
+impl Ramfs {
+    fn mount(at: PathBuf) -> Ramfs {
+        fs::create_dir(&at).expect("writable");
+        tools::run("mount", &["-t", "ramfs", "none", &at.display().to_string()]).expect("mounted");
+        Ramfs(at)
+    }
+}
+
+impl Drop for Ramfs {
+    fn drop(&mut self) {
+        let _ = tools::run("umount", &[&self.0]);
+    }
+}
+
+#[test]
+fn a_file_system_without_direct_io_serves_as_well() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mounted = Ramfs::mount(directory.path().join("mount"));
+    let direct = rustix::fs::open(mounted.0.join("direct"), OFlags::RDWR | OFlags::CREATE | OFlags::DIRECT, Mode::RUSR);
+    assert_eq!(direct.map(drop), Err(Errno::INVAL), "it has direct I/O");
+    // It says of itself that it has no space.
+    let options = options(&mounted.0).set("memtable_bytes", 65_536).set("disk_reserve_bytes", 0);
+    let mut node = ready(&options);
+    let mut ledger = Ledger::default();
+    assert_eq!(append(&node, &mut ledger, 100, 10_000), None);
+    node.kill();
     recovers(&options, &ledger);
 }
 
