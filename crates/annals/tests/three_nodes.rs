@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Running, eventually, get, run, signal, url};
+use support::{Running, annals, eventually, free_ports, get, run, signal, url, wait_ready};
 
 fn status(port: u16) -> Option<Value> {
     let ran = run(&["cluster", "status", "-o", "json", "--server", &url(port)]);
@@ -73,6 +73,29 @@ fn every_node_takes_appends_and_all_hold_the_same_events() {
     let states: Vec<_> = gossip["members"].as_array().expect("a list").iter().map(|m| m["state"].as_str()).collect();
     assert_eq!(states.iter().filter(|state| **state == Some("Leader")).count(), 1, "{states:?}");
     assert_eq!(states.iter().filter(|state| **state == Some("Follower")).count(), 2, "{states:?}");
+}
+
+/// Which node gives up leadership to which is chance, and the last one that stops may
+/// have it without anybody to lead.
+#[test]
+fn a_cluster_that_stops_as_a_whole_waits_for_no_quorum() {
+    for round in 0..5 {
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let port = free_ports(3);
+        let child = annals()
+            .args(["dev", "--nodes", "3", "--port", &port.to_string()])
+            .stderr(log.reopen().expect("open"))
+            .spawn()
+            .expect("the binary runs");
+        let running = Running { child, port };
+        (port..port + 3).for_each(wait_ready);
+        assert_eq!(running.terminate(), Some(0));
+        let log = std::fs::read_to_string(log.path()).expect("readable");
+        let (_, stopping) = log.split_once("INFO stopping").expect("it said so");
+        for waited in ["not served yet", "did not stop in time"] {
+            assert!(!stopping.contains(waited), "round {round}: {stopping}");
+        }
+    }
 }
 
 #[test]

@@ -85,14 +85,18 @@ pub(crate) async fn run(context: Shared) {
             context.groups.end();
         }
         if let Some(term) = term.filter(|_| served != term) {
-            match Leading::begin(&context, term).await {
+            let begun = tokio::select! {
+                biased;
+                // It would wait for a quorum, in vain where all nodes stop, and the stop for it.
+                () = context.stopping.cancelled() => return,
+                begun = Leading::begin(&context, term) => begun,
+            };
+            match begun {
                 Ok(leading) => *context.groups.leading.lock() = Some(leading),
                 Err(failure) => {
                     tracing::warn!(failure = failure.message(), "consumer groups are not served yet");
                     tokio::time::sleep(Duration::from_millis(200)).await;
-                    if !context.stopping.is_cancelled() {
-                        continue;
-                    }
+                    continue;
                 }
             }
         }
