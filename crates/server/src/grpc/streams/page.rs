@@ -20,8 +20,9 @@ use super::frames::{Frames, Recorded};
 use super::query::Style;
 use crate::status::Failure;
 
-/// Events of one page.
-pub(crate) const EVENTS_MAX: usize = 1_000;
+/// Events of one page: of usual ones about a megabyte. Of fewer, what a page costs is felt; of
+/// more, what was read last is out of the processor's caches when it is sent.
+pub(crate) const EVENTS_MAX: usize = 4_000;
 
 /// Bytes of one page, exceeded by its last event only.
 pub(crate) const BYTES_MAX: usize = 4 * 1024 * 1024;
