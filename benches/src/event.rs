@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::streams::{AppendReq, BatchAppendReq, append_req, batch_append_req};
 use annals_proto::event_store::client::{Uuid as WireUuid, uuid as wire_uuid};
 use bytes::{BufMut, Bytes};
@@ -84,8 +85,8 @@ fn hole() -> WireUuid {
     WireUuid { value: Some(wire_uuid::Value::String(Uuid::nil().to_string())) }
 }
 
-fn metadata() -> std::collections::HashMap<String, String> {
-    [("type", EVENT_TYPE), ("content-type", CONTENT_TYPE)].map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+fn metadata() -> Vec<MetadataEntry> {
+    vec![MetadataEntry::new("type", EVENT_TYPE), MetadataEntry::new("content-type", CONTENT_TYPE)]
 }
 
 /// One event.

@@ -81,7 +81,7 @@ fn identifier() -> Option<v1::StreamIdentifier> {
 fn of_clients() -> Vec<(&'static str, Vec<u8>)> {
     let metadata = || {
         [("type", "OrderPlaced"), ("content-type", "application/json")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .map(|(key, value)| append_req::proposed_message::MetadataEntry::new(key, value))
             .into()
     };
     let options = append_req::Options {

@@ -3,12 +3,12 @@
 
 mod fixtures;
 
-use std::collections::HashMap;
 use std::hint::black_box;
 
 use annals_core::decide::Placed;
 use annals_core::{Event, Position, Revision, Timestamp};
 use annals_proto::event_store::client::streams::AppendReq;
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::streams::append_req::{Content, ProposedMessage};
 use annals_proto::event_store::client::{Uuid, uuid as wire_uuid};
 use annals_server::micro;
@@ -26,10 +26,10 @@ fn messages(count: u64) -> Vec<Bytes> {
         let event = event(number);
         let message = ProposedMessage {
             id: Some(Uuid { value: Some(wire_uuid::Value::String(event.id().to_string())) }),
-            metadata: HashMap::from([
-                ("type".to_owned(), event.event_type().to_string()),
-                ("content-type".to_owned(), "application/json".to_owned()),
-            ]),
+            metadata: vec![
+                MetadataEntry::new("type", event.event_type().to_string()),
+                MetadataEntry::new("content-type", "application/json"),
+            ],
             custom_metadata: event.metadata().clone(),
             data: event.data().clone(),
         };

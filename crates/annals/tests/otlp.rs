@@ -9,6 +9,7 @@ use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
 use annals_proto::event_store::client::streams::append_req::options::ExpectedStreamRevision;
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::streams::append_req::{Content, Options, ProposedMessage};
 use annals_proto::event_store::client::streams::append_resp;
 use annals_proto::event_store::client::streams::streams_client::StreamsClient;
@@ -135,9 +136,7 @@ impl Served {
         };
         let message = ProposedMessage {
             id: Some(Uuid { value: Some(uuid::Value::String(uuid_text())) }),
-            metadata: [("type", SECRET), ("content-type", "application/json")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
+            metadata: vec![MetadataEntry::new("type", SECRET), MetadataEntry::new("content-type", "application/json")],
             custom_metadata: Default::default(),
             data: SECRET.as_bytes().to_vec().into(),
         };

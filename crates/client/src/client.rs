@@ -1,9 +1,9 @@
 //! The client: writing, and the way every call goes.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::streams::streams_client::StreamsClient;
 use annals_proto::event_store::client::streams::{
     AppendReq, DeleteReq, TombstoneReq, append_req, append_resp, delete_req, delete_resp, tombstone_req, tombstone_resp,
@@ -388,10 +388,10 @@ fn append_messages(stream: &str, expected: Expected, events: &[NewEvent]) -> Vec
     };
     let proposed = |event: &NewEvent| append_req::ProposedMessage {
         id: Some(WireUuid { value: Some(wire_uuid::Value::String(event.id.to_string())) }),
-        metadata: HashMap::from([
-            ("type".to_owned(), event.event_type.clone()),
-            ("content-type".to_owned(), if event.json { JSON } else { BINARY }.to_owned()),
-        ]),
+        metadata: vec![
+            MetadataEntry::new("type", event.event_type.clone()),
+            MetadataEntry::new("content-type", if event.json { JSON } else { BINARY }),
+        ],
         custom_metadata: event.metadata.clone(),
         data: event.data.clone(),
     };

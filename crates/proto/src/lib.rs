@@ -21,11 +21,16 @@
 //! - `bytes` fields are [`prost::bytes::Bytes`], so a payload is passed on, not copied.
 //! - `google.protobuf.Empty` becomes `()`, other well-known types come from
 //!   [`prost_types`]; `event_store.client.Empty` is a message of its own.
+//! - The metadata of an event in an append is a list of entries, as it is on the wire: a key
+//!   may come twice, and then the last one counts.
 //! - An unset oneof or message is `None`. Whether that is allowed is decided where
 //!   a request is parsed, not here: this crate has no rules.
 
 #![forbid(unsafe_code)]
 
+use prost::bytes::Bytes;
+
+use event_store::client::streams::append_req::proposed_message::MetadataEntry;
 pub use generated::*;
 
 /// All files of `proto/` with their imports, as a serialised
@@ -37,4 +42,11 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+}
+
+impl MetadataEntry {
+    /// An entry of these two texts.
+    pub fn new(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        MetadataEntry { key: key.into(), value: value.into() }
+    }
 }

@@ -1,7 +1,6 @@
 //! Operations and monitoring over a real socket: a scavenge takes deleted events from
 //! everywhere, can be watched and stopped, and a client can end the process.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use annals_proto::event_store::client::operations::{
     ScavengeResp, SetNodePriorityReq, StartScavengeReq, StopScavengeReq, stop_scavenge_req,
 };
 use annals_proto::event_store::client::streams as s;
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::streams::streams_client::StreamsClient;
 use annals_proto::event_store::client::{Empty, StreamIdentifier, Uuid as WireUuid, uuid::Value};
 use annals_server::Config;
@@ -164,10 +164,10 @@ async fn append(channel: &Channel, stream: &str, event_type: &str, data: &[&str]
     frames.extend(data.iter().map(|data| {
         append_req::Content::ProposedMessage(append_req::ProposedMessage {
             id: Some(WireUuid { value: Some(Value::String(uuid::Uuid::new_v4().to_string())) }),
-            metadata: HashMap::from([
-                ("type".to_owned(), event_type.to_owned()),
-                ("content-type".to_owned(), "application/json".to_owned()),
-            ]),
+            metadata: vec![
+                MetadataEntry::new("type", event_type.to_owned()),
+                MetadataEntry::new("content-type", "application/json"),
+            ],
             custom_metadata: Bytes::from_static(br#"{"$correlationId":"x1"}"#),
             data: Bytes::copy_from_slice(data.as_bytes()),
         })

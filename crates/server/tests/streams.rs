@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use annals_proto::event_store::client as v1;
 use annals_proto::event_store::client::streams as s;
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::streams::streams_client::StreamsClient;
 use annals_proto::event_store::client::{Empty, StreamIdentifier, uuid::Value as UuidValue};
 use annals_proto::google::rpc;
@@ -130,8 +131,10 @@ fn text_id(text: &str) -> Option<v1::Uuid> {
     Some(v1::Uuid { value: Some(UuidValue::String(text.to_owned())) })
 }
 
-fn labels(event_type: &str, content_type: &str) -> HashMap<String, String> {
-    [("type".to_owned(), event_type.to_owned()), ("content-type".to_owned(), content_type.to_owned())].into()
+fn labels(event_type: &str, content_type: &str) -> Vec<MetadataEntry> {
+    [("type", event_type), ("content-type", content_type)]
+        .map(|(key, value)| MetadataEntry::new(key, value.to_owned()))
+        .into()
 }
 
 fn event(event_type: &str) -> append_req::ProposedMessage {
@@ -422,7 +425,7 @@ async fn an_append_that_makes_no_sense_is_an_invalid_argument() {
     }
     for missing in ["type", "content-type"] {
         let mut event = event("T");
-        event.metadata.remove(missing);
+        event.metadata.retain(|entry| entry.key != missing);
         let status = append(&channel, &stream, Any, &[event]).await.expect_err("metadata is missing");
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(trailer(&status, "exception"), Some("missing-required-metadata-property"));

@@ -13,6 +13,7 @@ use annals_checker::access::{BY, Call, Logged, Outcome};
 use annals_checker::history::NodeNumber;
 use annals_proto::event_store::client::Empty;
 use annals_proto::event_store::client::streams::append_req::options::ExpectedStreamRevision;
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::streams::append_req::{Content, Options, ProposedMessage};
 use annals_proto::event_store::client::streams::append_resp::{self, success::PositionOption};
 use annals_proto::event_store::client::streams::read_req::options::{
@@ -246,10 +247,10 @@ async fn append(wire: &Wire, who: (&str, &str), stream: &str, kind: &str, data: 
     };
     let event = ProposedMessage {
         id: Some(id),
-        metadata: HashMap::from([
-            ("type".to_owned(), kind.to_owned()),
-            ("content-type".to_owned(), "application/json".to_owned()),
-        ]),
+        metadata: vec![
+            MetadataEntry::new("type", kind.to_owned()),
+            MetadataEntry::new("content-type", "application/json"),
+        ],
         custom_metadata: bytes::Bytes::new(),
         data: data.to_string().into(),
     };

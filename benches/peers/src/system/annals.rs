@@ -7,6 +7,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::streams::read_req::Options;
 use annals_proto::event_store::client::streams::read_req::options::{
     AllOptions, CountOption, FilterOption, StreamOption, StreamOptions, SubscriptionOptions, UuidOption, all_options,
@@ -353,8 +354,6 @@ pub(crate) fn id(event: &Event) -> Uuid {
     Uuid { value: Some(uuid::Value::String(event.id.to_string())) }
 }
 
-pub(crate) fn metadata() -> std::collections::HashMap<String, String> {
-    [("type", EVENT_TYPE), ("content-type", "application/octet-stream")]
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into()
+pub(crate) fn metadata() -> Vec<MetadataEntry> {
+    vec![MetadataEntry::new("type", EVENT_TYPE), MetadataEntry::new("content-type", "application/octet-stream")]
 }

@@ -1,6 +1,7 @@
 //! Requests that are well-formed, with numbers, ids and filters at their ends.
 
 use annals_proto::event_store::client::streams::append_req::options::ExpectedStreamRevision;
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::streams::append_req::{self, ProposedMessage};
 use annals_proto::event_store::client::streams::batch_append_req;
 use annals_proto::event_store::client::streams::read_req::Options;
@@ -51,10 +52,12 @@ fn append_options(stream: &[u8], expected: Option<ExpectedStreamRevision>) -> Ap
 }
 
 fn event(id: String, event_type: &str, data: &[u8]) -> AppendReq {
-    let metadata = [("type", event_type), ("content-type", "application/json")];
     let message = ProposedMessage {
         id: Some(WireUuid { value: Some(wire_uuid::Value::String(id)) }),
-        metadata: metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        metadata: vec![
+            MetadataEntry::new("type", event_type.to_owned()),
+            MetadataEntry::new("content-type", "application/json"),
+        ],
         custom_metadata: Bytes::new(),
         data: data.to_vec().into(),
     };
@@ -187,8 +190,9 @@ fn ids(victim: &Victim) {
         let message = AppendReq { content: Some(append_req::Content::ProposedMessage(message)) };
         begin().message(&message).answer(victim.port).is(&[INVALID_ARGUMENT]);
     }
-    for metadata in [vec![], vec![("type", "")], vec![("content-type", "application/json")]] {
-        let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let json = || MetadataEntry::new("content-type", "application/json");
+    let not_utf8 = vec![MetadataEntry::new("type", &b"\xff"[..]), json()];
+    for metadata in [vec![], vec![MetadataEntry::new("type", "")], vec![json()], not_utf8] {
         let message = ProposedMessage { metadata, ..valid.clone() };
         let message = AppendReq { content: Some(append_req::Content::ProposedMessage(message)) };
         begin().message(&message).answer(victim.port).is(&[INVALID_ARGUMENT]);

@@ -245,6 +245,7 @@ fn shape(message: &DescriptorProto, index: &HashMap<&str, usize>) -> Shape {
 
 #[cfg(test)]
 mod tests {
+    use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
     use annals_proto::event_store::client::streams::{BatchAppendReq, batch_append_req};
     use annals_proto::event_store::client::{Uuid, uuid};
 
@@ -261,7 +262,7 @@ mod tests {
     fn batch(events: usize) -> Vec<u8> {
         let message = batch_append_req::ProposedMessage {
             id: Some(Uuid { value: Some(uuid::Value::String("00112233-4455-6677-8899-aabbccddeeff".to_owned())) }),
-            metadata: [("type".to_owned(), "T".to_owned()), ("content-type".to_owned(), "x".to_owned())].into(),
+            metadata: vec![MetadataEntry::new("type", "T"), MetadataEntry::new("content-type", "x")],
             custom_metadata: bytes::Bytes::new(),
             data: bytes::Bytes::from_static(b"{}"),
         };

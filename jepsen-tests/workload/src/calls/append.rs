@@ -1,10 +1,10 @@
 //! Appends that are one call each: `Append`, `AppendSession`, `AppendRecords`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use annals_checker::history::{Append, Current, Expected, Outcome, Reason, Record};
 use annals_proto::event_store::client::streams::append_req::options::ExpectedStreamRevision;
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::streams::append_req::{Content, Options, ProposedMessage};
 use annals_proto::event_store::client::streams::append_resp::success::{CurrentRevisionOption, PositionOption};
 use annals_proto::event_store::client::streams::append_resp::wrong_expected_version as wrong;
@@ -84,9 +84,9 @@ pub(super) fn wire_id(event: &Event) -> Option<Uuid> {
     Some(Uuid { value: Some(value) })
 }
 
-pub(super) fn v1_metadata(event: &Event) -> HashMap<String, String> {
+pub(super) fn v1_metadata(event: &Event) -> Vec<MetadataEntry> {
     let content_type = if event.json { "application/json" } else { "application/octet-stream" };
-    HashMap::from([("type".to_owned(), event.kind.to_owned()), ("content-type".to_owned(), content_type.to_owned())])
+    vec![MetadataEntry::new("type", event.kind.to_owned()), MetadataEntry::new("content-type", content_type)]
 }
 
 /// The metadata of an event for a v1 call.

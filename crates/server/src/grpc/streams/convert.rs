@@ -5,13 +5,14 @@
 //! unwraps.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use annals_core::limits::EVENT_BYTES_MAX;
 use annals_core::{Content, Event, EventId, EventType, Expected, Properties, Revision, StreamName};
+use annals_proto::event_store::client::streams::append_req::proposed_message::MetadataEntry;
 use annals_proto::event_store::client::{StreamIdentifier, Uuid as WireUuid, uuid as wire_uuid};
 use annals_store::Record;
 use bytes::Bytes;
+use bytestring::ByteString;
 use prost::Message as _;
 use prost_types::{Struct, Value, value::Kind};
 use uuid::Uuid;
@@ -133,14 +134,12 @@ fn is_virtual(stream: &StreamName) -> bool {
 pub(super) fn proposed(
     stream: &StreamName,
     id: Option<&WireUuid>,
-    mut metadata: HashMap<String, String>,
+    metadata: Vec<MetadataEntry>,
     custom_metadata: Bytes,
     data: Bytes,
 ) -> Result<(Event, usize), Failure> {
     let id = event_id(uuid(id, "id")?, "id")?;
-    let (Some(event_type), Some(content_type)) = (metadata.remove(TYPE), metadata.remove(CONTENT_TYPE)) else {
-        return Err(Failure::MissingMetadata);
-    };
+    let (event_type, content_type) = labels(metadata)?;
     // The type counts twice its UTF-16 length (protocol 2.4).
     let size = data.len() + custom_metadata.len() + 2 * event_type.encode_utf16().count();
     if size > EVENT_BYTES_MAX {
@@ -149,6 +148,23 @@ pub(super) fn proposed(
     let content = if content_type == JSON { Content::Json } else { Content::Binary };
     let event_type = EventType::new(event_type)?;
     Ok((Event::new(id, event_type, content, Properties::Opaque, custom_metadata, data), size))
+}
+
+/// The type and the content type among an event's metadata.
+fn labels(metadata: Vec<MetadataEntry>) -> Result<(ByteString, ByteString), Failure> {
+    let (mut event_type, mut content_type) = (None, None);
+    for MetadataEntry { key, value } in metadata {
+        let (Ok(key), Ok(value)) = (ByteString::try_from(key), ByteString::try_from(value)) else {
+            return Err(Failure::invalid("metadata", "an event's metadata are not UTF-8"));
+        };
+        match &*key {
+            TYPE => event_type = Some(value),
+            CONTENT_TYPE => content_type = Some(value),
+            // Clients send no others, and none would be kept (protocol 2.4).
+            _ => {}
+        }
+    }
+    event_type.zip(content_type).ok_or(Failure::MissingMetadata)
 }
 
 pub(crate) fn event_id(id: Uuid, field: &str) -> Result<EventId, Failure> {
@@ -235,8 +251,8 @@ mod tests {
         StreamName::new(text.to_owned()).expect("a valid name")
     }
 
-    fn metadata(pairs: &[(&str, &str)]) -> HashMap<String, String> {
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    fn metadata(pairs: &[(&str, &str)]) -> Vec<MetadataEntry> {
+        pairs.iter().map(|(key, value)| MetadataEntry::new((*key).to_owned(), (*value).to_owned())).collect()
     }
 
     fn propose(id: Uuid, pairs: &[(&str, &str)], data: &'static [u8]) -> Result<(Event, usize), Failure> {
@@ -287,6 +303,20 @@ mod tests {
         }
         for missing in [&[(TYPE, "T")][..], &[(CONTENT_TYPE, JSON)], &[]] {
             assert_eq!(propose(id, missing, b""), Err(Failure::MissingMetadata));
+        }
+    }
+
+    #[test]
+    fn metadata_are_texts_and_the_last_of_a_key_counts() {
+        let id = Uuid::from_u128(1);
+        let (event, _) =
+            propose(id, &[(TYPE, "A"), (CONTENT_TYPE, JSON), ("x", "y"), (TYPE, "B")], b"").expect("valid");
+        assert_eq!(event.event_type().as_str(), "B");
+        for (key, value) in [(&b"type"[..], &b"\xff"[..]), (b"\xff", b"T")] {
+            let mut metadata = metadata(&[(TYPE, "T"), (CONTENT_TYPE, JSON)]);
+            metadata.push(MetadataEntry::new(key, value));
+            let refused = proposed(&name("s"), Some(&wire_uuid(id, Ids::Text)), metadata, Bytes::new(), Bytes::new());
+            assert!(matches!(refused, Err(Failure::Invalid { .. })), "{key:?}");
         }
     }
 
