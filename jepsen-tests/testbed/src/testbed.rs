@@ -6,7 +6,7 @@
 //! ```text
 //! node-<n>/data      what `annals serve --data` is given
 //! node-<n>/log       what all its processes said, one after the other
-//! node-<n>/faketime  the offset of its wall clock, if clocks can be moved
+//! node-<n>/clock     the offset of its wall clock, if clocks can be moved
 //! ```
 
 use std::collections::BTreeMap;
@@ -45,8 +45,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Tells the time of the run.
     pub clock: Clock,
-    /// Whether wall clocks can be moved. It costs: every look at the clock
-    /// reads a file.
+    /// Whether wall clocks can be moved. It costs: every look at the clock is a
+    /// system call.
     pub fake_clock: bool,
 }
 
@@ -157,6 +157,9 @@ impl Testbed {
                 unexpected: Mutex::default(),
             }),
         };
+        if testbed.inner.options.fake_clock {
+            clock::install(&testbed.clock_library())?;
+        }
         for _ in 0..count {
             let node = testbed.make_node()?;
             testbed.with(node, |each| each.spec.bootstrap = true)?;
@@ -241,8 +244,7 @@ impl Testbed {
         let options = &self.inner.options;
         let mut env = options.env.clone();
         if options.fake_clock {
-            let library = clock::library().context("libfaketime is not installed")?;
-            env.extend(clock::environment(&library, &self.clock_file(node)));
+            env.extend(clock::environment(&self.clock_library(), &self.clock_file(node)));
         }
         env.extend(spec.env.iter().cloned());
         let mut program = vec![options.binary.display().to_string(), "serve".into(), "--insecure".into()];
@@ -498,7 +500,11 @@ impl Testbed {
     }
 
     fn clock_file(&self, node: NodeNumber) -> PathBuf {
-        self.directory(node).join("faketime")
+        self.directory(node).join("clock")
+    }
+
+    fn clock_library(&self) -> PathBuf {
+        self.inner.options.root.join("wall-clock.so")
     }
 
     fn running(&self, node: NodeNumber) -> Result<Arc<Process>> {
