@@ -69,9 +69,12 @@ impl Group {
     /// # Errors
     /// One was refused.
     pub(crate) async fn open_slow(&mut self, target: &Target, to: To, count: usize) -> anyhow::Result<()> {
-        for subscriber in self.subscribers(target, to, count, "slow subscription").await? {
+        let slow = self.subscribers(target, to, count, "slow subscription").await?;
+        // Spread over the second, as strangers are: at once they would be a load of their own.
+        let apart = Duration::from_secs(1) / u32::try_from(count.max(1))?;
+        for (subscriber, phase) in slow.into_iter().zip((0..).map(|number| apart * number)) {
             self.slow.push(subscriber.progress.clone());
-            self.tasks.spawn(subscriber.run_slowly());
+            self.tasks.spawn(subscriber.run_slowly(phase));
         }
         Ok(())
     }

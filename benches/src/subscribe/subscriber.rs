@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hdrhistogram::Histogram;
+use tokio::time::MissedTickBehavior;
 use tonic::Streaming;
 
 use crate::event::{Stamp, Timeline};
@@ -96,10 +98,14 @@ impl Subscriber {
         }
     }
 
-    /// The same, but takes one event a second.
-    pub(super) async fn run_slowly(mut self) -> anyhow::Result<()> {
+    /// The same, but takes one event a second, the first one after `phase`.
+    pub(super) async fn run_slowly(mut self, phase: Duration) -> anyhow::Result<()> {
+        tokio::time::sleep(phase).await;
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        // Who waited for an event takes no more of them for that.
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            second.tick().await;
             self.see().await.with_context(|| self.progress.name.clone())?;
         }
     }

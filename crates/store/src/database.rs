@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
-    DBPinnableSlice, DBRawIterator, FlushOptions, ReadOptions, ReadTier, WriteBatch, checkpoint::Checkpoint,
+    DBPinnableSlice, DBRawIterator, Env, FlushOptions, ReadOptions, ReadTier, WriteBatch, checkpoint::Checkpoint,
 };
 
 use crate::error::{Error, OpenError};
@@ -74,6 +74,9 @@ const MEMTABLE_BYTES_NEVER: usize = 16 * 1024 * 1024 * 1024;
 impl Database {
     /// Opens the database in this directory, or makes it.
     pub(crate) fn open(directory: &Path, cache: &Cache) -> Result<Database, OpenError> {
+        if let Err(error) = yield_to_the_rest() {
+            tracing::warn!(%error, "flushes and merges have the same share of the processors as appends");
+        }
         let pace = Arc::new(Pace::default());
         let open = |direct_io| {
             let columns = Column::ALL
@@ -313,6 +316,17 @@ impl RunIterator<'_> {
 fn lacks_direct_io(error: &rocksdb::Error) -> bool {
     // RocksDB has no kind of its own for this.
     error.kind() == rocksdb::ErrorKind::InvalidArgument && error.as_ref().contains("Direct I/O is not supported")
+}
+
+/// Has RocksDB's own threads run where nobody else wants the processor (nice 19), those of all
+/// databases of this process. One flush keeps a processor busy for a tenth of a second, for
+/// which every append of a machine with few of them would wait. Where flushes cannot keep up,
+/// writes wait for them, and leave them the processor.
+fn yield_to_the_rest() -> Result<(), rocksdb::Error> {
+    let mut threads = Env::new()?;
+    threads.lower_thread_pool_cpu_priority();
+    threads.lower_high_priority_thread_pool_cpu_priority();
+    Ok(())
 }
 
 fn database_options() -> rocksdb::Options {
