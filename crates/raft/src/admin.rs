@@ -20,28 +20,28 @@
 //! the second step if the one who took the first did not live, or wait, to do
 //! it: otherwise the cluster would need machines for good that were to go.
 
+mod message;
+mod peers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use annals_core::lease::{Acquire, SECONDS_MAX};
+use annals_core::lease::Acquire;
 use annals_core::{Command, Outcome};
 use annals_proto::annals::internal::v1 as pb;
-use annals_proto::annals::internal::v1::admin_reply::Result as Code;
-use annals_proto::annals::internal::v1::admin_request::Request as Kinds;
-use futures::future::BoxFuture;
 use openraft::ChangeMembers;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::storage::RaftStateMachine;
 use tokio::sync::{mpsc, oneshot};
-use tonic::{Response, Status};
-use uuid::Uuid;
+use tonic::Status;
 
+pub(crate) use self::message::{read_reply, read_request, write_reply, write_request};
+pub(crate) use self::peers::{NetworkPeers, Peers};
 use crate::error::{AdminError, AppendError};
 use crate::identity::Identity;
-use crate::network::Channels;
 use crate::proposer::{Kind, Proposer};
 use crate::state_machine::StateMachine;
 use crate::types::{Membership, Metrics, NodeInfo, Raft, TypeConfig};
@@ -116,53 +116,6 @@ pub(crate) struct Actor<M: RaftStateMachine<TypeConfig> = StateMachine> {
     pub(crate) identity: Identity,
     pub(crate) proposer: Proposer,
     pub(crate) peers: Arc<dyn Peers>,
-}
-
-/// What is asked of nodes that may be members or not.
-pub(crate) trait Peers: Send + Sync {
-    /// Who is there.
-    fn probe<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<pb::ProbeReply, Status>>;
-    /// Gives an empty node its identity.
-    fn adopt<'a>(
-        &'a self,
-        address: &'a str,
-        request: pb::AdoptRequest,
-    ) -> BoxFuture<'a, Result<pb::AdoptReply, Status>>;
-    /// Tells a node that it was removed.
-    fn retire<'a>(&'a self, node: u64, info: &'a NodeInfo) -> BoxFuture<'a, Result<(), Status>>;
-}
-
-/// Peers that are reached through the network.
-pub(crate) struct NetworkPeers {
-    pub(crate) identity: Identity,
-    pub(crate) channels: Arc<Channels>,
-}
-
-impl Peers for NetworkPeers {
-    fn probe<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<pb::ProbeReply, Status>> {
-        Box::pin(async move {
-            let mut client = self.channels.coordination(address)?;
-            client.probe(pb::ProbeRequest {}).await.map(Response::into_inner)
-        })
-    }
-
-    fn adopt<'a>(
-        &'a self,
-        address: &'a str,
-        request: pb::AdoptRequest,
-    ) -> BoxFuture<'a, Result<pb::AdoptReply, Status>> {
-        Box::pin(async move {
-            let mut client = self.channels.coordination(address)?;
-            client.adopt(request).await.map(Response::into_inner)
-        })
-    }
-
-    fn retire<'a>(&'a self, node: u64, info: &'a NodeInfo) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(async move {
-            let mut client = self.channels.coordination(&info.address)?;
-            client.retire(self.identity.sign(node, info, pb::RetireRequest::default())).await.map(|_| ())
-        })
-    }
 }
 
 impl Admin {
@@ -609,72 +562,4 @@ pub(crate) fn most_advanced(metrics: &Metrics, me: u64, voters: &BTreeSet<u64>) 
 
 fn unreachable(status: Status) -> AdminError {
     AdminError::Unreachable(status.message().to_owned())
-}
-
-/// A request that came over the wire, `None` if it asks for nothing.
-pub(crate) fn read_request(request: pb::AdminRequest) -> Option<AdminRequest> {
-    Some(match request.request? {
-        Kinds::Add(add) => {
-            AdminRequest::AddNode { address: add.address, replaces: Some(add.replaces).filter(|old| *old != 0) }
-        }
-        Kinds::Promote(node) => AdminRequest::Promote { node },
-        Kinds::Remove(node) => AdminRequest::Remove { node, force: request.force },
-        Kinds::TransferTo(to) => AdminRequest::TransferLeadership { to: (to != 0).then_some(to) },
-        Kinds::Lease(lease) => AdminRequest::AcquireLease(Acquire {
-            node: lease.node,
-            boot: Uuid::from_slice(&lease.boot).ok()?,
-            seconds: lease.seconds.clamp(1, SECONDS_MAX),
-        }),
-    })
-}
-
-pub(crate) fn write_request(request: &AdminRequest, left: Duration) -> pb::AdminRequest {
-    let mut asks_force = false;
-    let kind = match request {
-        AdminRequest::AddNode { address, replaces } => {
-            Kinds::Add(pb::admin_request::AddNode { address: address.clone(), replaces: replaces.unwrap_or(0) })
-        }
-        AdminRequest::Promote { node } => Kinds::Promote(*node),
-        AdminRequest::Remove { node, force } => {
-            asks_force = *force;
-            Kinds::Remove(*node)
-        }
-        AdminRequest::TransferLeadership { to } => Kinds::TransferTo(to.unwrap_or(0)),
-        AdminRequest::AcquireLease(Acquire { node, boot, seconds }) => Kinds::Lease(pb::admin_request::Lease {
-            node: *node,
-            boot: boot.as_bytes().to_vec().into(),
-            seconds: *seconds,
-        }),
-    };
-    pb::AdminRequest {
-        request: Some(kind),
-        timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
-        force: asks_force,
-    }
-}
-
-pub(crate) fn write_reply(result: Result<u64, AdminError>) -> pb::AdminReply {
-    let (code, node, message) = match result {
-        Ok(node) => (Code::Done, node, String::new()),
-        Err(AdminError::NoLeader) => (Code::NoLeader, 0, String::new()),
-        Err(AdminError::NotFound(why)) => (Code::NotFound, 0, why),
-        Err(AdminError::Refused(why)) => (Code::Refused, 0, why),
-        Err(AdminError::Unreachable(why)) => (Code::Unreachable, 0, why),
-        Err(AdminError::Unknown(why)) => (Code::Unknown, 0, why),
-        Err(AdminError::ShuttingDown) => (Code::ShuttingDown, 0, String::new()),
-    };
-    pb::AdminReply { result: code.into(), node, message }
-}
-
-pub(crate) fn read_reply(reply: pb::AdminReply) -> Result<u64, AdminError> {
-    match reply.result() {
-        Code::Done => Ok(reply.node),
-        Code::NoLeader => Err(AdminError::NoLeader),
-        Code::NotFound => Err(AdminError::NotFound(reply.message)),
-        Code::Refused => Err(AdminError::Refused(reply.message)),
-        Code::Unreachable => Err(AdminError::Unreachable(reply.message)),
-        Code::Unknown => Err(AdminError::Unknown(reply.message)),
-        // The leader goes down, not this node.
-        Code::ShuttingDown => Err(AdminError::NoLeader),
-    }
 }
