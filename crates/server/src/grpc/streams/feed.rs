@@ -18,7 +18,8 @@ use annals_store::{Direction, IndexName, Interest, Store};
 use super::frames::Frames;
 use super::page::{self, Page, broken};
 use super::query::{SelectedBy, Selection, Source, Start, Style};
-use super::read::{number_from, selects};
+use super::selection::selects;
+use super::start::number_from;
 use crate::status::Failure;
 
 /// Records that are examined before the loop looks around.

@@ -24,7 +24,9 @@ pub(crate) mod page;
 pub(crate) mod query;
 pub(crate) mod read;
 pub(crate) mod room;
+mod selection;
 pub(crate) mod stalls;
+mod start;
 pub(crate) mod subscribe;
 
 use std::sync::Arc;
