@@ -79,8 +79,10 @@ struct Page<T> {
 }
 
 impl<T> Page<T> {
-    fn new(limit: PageLimit) -> Self {
-        Page { items: Vec::new(), left: limit }
+    /// A page of which no more than `there` records exist.
+    fn new(limit: PageLimit, there: u64) -> Self {
+        let there = usize::try_from(there).unwrap_or(usize::MAX);
+        Page { items: Vec::new(), left: PageLimit { records: limit.records.min(there), ..limit } }
     }
 
     /// Whether this record still fits. The first one always does.
@@ -88,6 +90,10 @@ impl<T> Page<T> {
         let bytes = record.encoded().len();
         if !self.items.is_empty() && (self.left.records == 0 || bytes > self.left.bytes) {
             return false;
+        }
+        if self.items.is_empty() {
+            // As many as fit if all have the size of this one: grown step by step, a large page is copied often.
+            self.items.reserve_exact(self.left.records.min(self.left.bytes / bytes).max(1));
         }
         self.left.records = self.left.records.saturating_sub(1);
         self.left.bytes = self.left.bytes.saturating_sub(bytes);
@@ -120,16 +126,18 @@ impl State {
         limit: PageLimit,
     ) -> Result<Vec<Record>, Error> {
         let tail = self.tail();
-        let mut page = Page::new(limit);
         match direction {
             Direction::Forward => {
                 let from = from.max(Position::new(1));
+                let mut page = Page::new(limit, (tail.get() + 1).saturating_sub(from.get()));
                 if from <= tail && !self.take_from_ring(from, &mut page, |at| (at < tail).then(|| at.next())) {
                     self.scan_forward(from, tail, &mut page)?;
                 }
+                Ok(page.items)
             }
             Direction::Backward => {
                 let from = from.min(tail);
+                let mut page = Page::new(limit, from.get());
                 let down = |at: Position| Some(Position::new(at.get() - 1)).filter(|at| *at > Position::START);
                 if from > Position::START {
                     self.take_from_ring(from, &mut page, down);
@@ -138,9 +146,9 @@ impl State {
                         self.scan_backward(below, &mut page)?;
                     }
                 }
+                Ok(page.items)
             }
         }
-        Ok(page.items)
     }
 
     /// Takes records from the ring as long as they are there and the page has
@@ -333,7 +341,7 @@ impl State {
         reach: Reach,
     ) -> Result<Vec<(u64, Record)>, Error> {
         let mut entries = self.entries(list, from, to, direction, reach)?;
-        let mut page = Page::new(limit);
+        let mut page = Page::new(limit, from.abs_diff(to).saturating_add(1));
         let mut count = LOOKED_UP_FIRST;
         let mut numbers = Vec::new();
         let mut positions = Vec::new();
