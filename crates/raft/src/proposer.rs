@@ -6,7 +6,8 @@
 //! every node the same whether it carries one command or fifty, and small ones
 //! cost a busy cluster half its rate. So: at once when nothing is in flight,
 //! else when a batch is worth an entry or its first command has waited long
-//! enough ([`Gathered::is_due`]). The busier the node, the larger the batches.
+//! enough ([`Gathered::is_due`]), on a busy node as long as a commit takes
+//! ([`linger`]). The busier and the slower the node, the larger the batches.
 //!
 //! What a caller learns is exact. A command is *claimed* once, either by this
 //! task right before it proposes, or by its caller whose deadline passed; in
@@ -43,12 +44,17 @@ const BATCH_COMMANDS: usize = 1_024;
 const IN_FLIGHT: usize = 16;
 /// Commands, or bytes, that are worth an entry of their own beside others that
 /// are in flight.
-const WORTH_COMMANDS: usize = 32;
+const WORTH_COMMANDS: usize = 64;
 const WORTH_BYTES: usize = 64 * 1024;
 /// How long a command waits for others while something is in flight, and the
-/// timer's millisecond at most on top. About what a commit takes on a good disk:
-/// whoever waits longer would gain nothing.
+/// timer's millisecond at most on top. About what a commit takes on a good disk.
 const LINGER: Duration = Duration::from_millis(1);
+/// With so many commands in flight a node is busy, and those that follow may wait
+/// for as long as a commit takes of late: on a slow machine entries would else be
+/// small where each costs the most. Fewer would rather have their answer.
+const BUSY_COMMANDS: usize = 16;
+/// How long that may be at most: one sync that hangs delays no more than this.
+const LINGER_MAX: Duration = Duration::from_millis(8);
 /// Commands that may wait; bytes are bounded by the budget.
 const QUEUE: usize = 65_536;
 /// Commands that may wait for memory to be queued. Beyond it they are refused at
@@ -123,7 +129,14 @@ impl Proposer {
             #[cfg(feature = "seeded-bugs")]
             mistakes: surroundings.mistakes.clone(),
         };
-        let task = Task { waiting, gathered: Gathered::default(), in_flight: FuturesUnordered::new(), surroundings };
+        let task = Task {
+            waiting,
+            gathered: Gathered::default(),
+            in_flight: FuturesUnordered::new(),
+            commands_in_flight: 0,
+            commit: LINGER,
+            surroundings,
+        };
         (proposer, task.run())
     }
 
@@ -200,6 +213,9 @@ struct Task<M: RaftStateMachine<TypeConfig>> {
     waiting: mpsc::Receiver<Waiting>,
     gathered: Gathered,
     in_flight: FuturesUnordered<BoxFuture<'static, Proposed>>,
+    commands_in_flight: usize,
+    /// What a commit takes of late, a mean that forgets.
+    commit: Duration,
     surroundings: Surroundings<M>,
 }
 
@@ -209,11 +225,12 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
         loop {
             self.gather();
             let has_room = self.in_flight.len() < IN_FLIGHT;
-            if has_room && self.gathered.is_due(!self.in_flight.is_empty()) {
+            let linger = linger(self.commands_in_flight, self.commit);
+            if has_room && self.gathered.is_due(!self.in_flight.is_empty(), linger) {
                 self.propose_gathered().await;
                 continue;
             }
-            let lingers = self.gathered.since.filter(|_| has_room).map(|since| since + LINGER);
+            let lingers = self.gathered.since.filter(|_| has_room).map(|since| since + linger);
             tokio::select! {
                 // Outcomes first: each makes room.
                 biased;
@@ -278,15 +295,17 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
         }
         #[cfg(feature = "seeded-bugs")]
         let replies = self.surroundings.mistakes.answer_early(foreseen, replies);
+        self.commands_in_flight += replies.len();
         self.in_flight.push(Box::pin(async move { (outcome.await.map_err(|_| ()), replies, started) }));
     }
 
     fn answer(
-        &self,
+        &mut self,
         result: Result<ClientWriteResult<TypeConfig>, ()>,
         replies: Vec<(Reply, OwnedSemaphorePermit)>,
         started: Instant,
     ) {
+        self.commands_in_flight -= replies.len();
         let observer = &self.surroundings.observer;
         observer.settled();
         #[cfg(feature = "seeded-bugs")]
@@ -295,7 +314,9 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
         }
         let error = match result {
             Ok(Ok(written)) => {
-                observer.committed(started.elapsed());
+                let took = started.elapsed();
+                observer.committed(took);
+                self.commit = (self.commit * 7 + took) / 8;
                 let outcomes = written.data.0;
                 assert_eq!(outcomes.len(), replies.len(), "one outcome for each command of a batch");
                 for ((reply, _), outcome) in replies.into_iter().zip(outcomes) {
@@ -343,10 +364,10 @@ impl Gathered {
     }
 
     /// Whether this is to be proposed now, alone or beside others in flight.
-    fn is_due(&self, beside_others: bool) -> bool {
+    fn is_due(&self, beside_others: bool, linger: Duration) -> bool {
         let Some(since) = self.since else { return false };
         let is_worth_an_entry = self.commands.len() >= WORTH_COMMANDS || self.bytes >= WORTH_BYTES;
-        !beside_others || is_worth_an_entry || since.elapsed() >= LINGER
+        !beside_others || is_worth_an_entry || since.elapsed() >= linger
     }
 
     /// The next batch, and its bytes. What does not fit waits on.
@@ -366,6 +387,11 @@ impl Gathered {
         }
         (batch, bytes)
     }
+}
+
+/// How long a command waits for others, beside what is in flight.
+fn linger(commands_in_flight: usize, commit: Duration) -> Duration {
+    if commands_in_flight < BUSY_COMMANDS { LINGER } else { commit.clamp(LINGER, LINGER_MAX) }
 }
 
 /// Returns at this moment; never, if there is none.
@@ -407,19 +433,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_command_waits_only_beside_others_and_never_long() {
-        assert!(!gathered([]).is_due(false));
+        assert!(!gathered([]).is_due(false, LINGER));
         let one = gathered([100]);
-        assert!(one.is_due(false));
-        assert!(!one.is_due(true));
+        assert!(one.is_due(false, LINGER));
+        assert!(!one.is_due(true, LINGER));
         tokio::time::advance(LINGER).await;
-        assert!(one.is_due(true));
+        assert!(one.is_due(true, LINGER));
+    }
+
+    #[test]
+    fn a_busy_node_waits_as_long_as_a_commit_takes_within_bounds() {
+        let took = Duration::from_millis(3);
+        assert_eq!(linger(BUSY_COMMANDS - 1, took), LINGER);
+        assert_eq!(linger(BUSY_COMMANDS, took), took);
+        assert_eq!(linger(BUSY_COMMANDS, Duration::from_secs(5)), LINGER_MAX);
+        assert_eq!(linger(BUSY_COMMANDS, Duration::from_micros(200)), LINGER);
     }
 
     #[tokio::test]
     async fn enough_commands_or_bytes_do_not_wait() {
-        assert!(gathered([100; WORTH_COMMANDS]).is_due(true));
-        assert!(!gathered([100; WORTH_COMMANDS - 1]).is_due(true));
-        assert!(gathered([WORTH_BYTES]).is_due(true));
+        assert!(gathered([100; WORTH_COMMANDS]).is_due(true, LINGER));
+        assert!(!gathered([100; WORTH_COMMANDS - 1]).is_due(true, LINGER));
+        assert!(gathered([WORTH_BYTES]).is_due(true, LINGER));
     }
 
     #[tokio::test]
