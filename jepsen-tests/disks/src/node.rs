@@ -6,7 +6,7 @@
 //! The calls block; they must not be made from a task of an async runtime.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -66,12 +66,11 @@ impl Options {
     /// # Errors
     /// No port is free.
     pub fn new(binary: &Path, directory: &Path) -> Result<Options> {
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         Ok(Options {
             binary: binary.to_owned(),
             data: directory.join("data"),
             log: directory.join("node.log"),
-            address,
+            address: tools::free_address()?,
             wrapper: Vec::new(),
             settings: vec![("disk_reserve_bytes".into(), "1048576".into())],
             env: Vec::new(),
@@ -295,11 +294,16 @@ impl Node {
         last_lines(&self.log())
     }
 
-    /// Kills it and what runs it.
+    /// Kills it and what runs it, and waits until both have let go of their
+    /// files and of the address.
     pub fn kill(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = tools::run("kill", &["-9", "--", &format!("-{}", self.child.id())]);
+            let group = self.child.id();
+            let _ = tools::run("kill", &["-9", "--", &format!("-{group}")]);
             let _ = self.child.kill();
+            // Before the wait, after which the id may be another's. A wrapper
+            // can be gone while the node that it ran is still in a system call.
+            let _ = tools::eventually("they are gone", Duration::from_secs(20), || !tools::group_runs(group));
         }
         let _ = self.child.wait();
         self.undo.forget();

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use annals_core::{
@@ -197,13 +198,21 @@ pub fn config(data: &Path, address: &str, bootstrap: &[String]) -> Config {
     config
 }
 
-/// Addresses that nobody listens on.
+/// Addresses that nobody listens on, never given to another test, in the order
+/// of their ports. Below the range from which the system takes the ports of
+/// outgoing connections: one of those could be in the way of a node that
+/// starts again.
 pub fn addresses(count: usize) -> Vec<String> {
-    let listeners: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    let mut addresses: Vec<_> =
-        listeners.iter().map(|listener| listener.local_addr().expect("bound").to_string()).collect();
-    addresses.sort();
-    addresses
+    const FIRST: u32 = 10_000;
+    const RANGE: u32 = 20_000;
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    let ports = std::iter::repeat_with(|| start.wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed)) % RANGE);
+    let addresses = ports.map(|port| format!("127.0.0.1:{}", FIRST + port));
+    let free = addresses.filter(|address| std::net::TcpListener::bind(address).is_ok());
+    let mut free: Vec<_> = free.take(count).collect();
+    free.sort();
+    free
 }
 
 pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
