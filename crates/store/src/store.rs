@@ -171,15 +171,21 @@ impl Store {
 
     /// Makes everything applied durable and ends the store's own threads: a
     /// process that exits under a running compaction is aborted by it. What is
-    /// applied can still be read; nothing may be applied any more.
+    /// applied can still be read; what is applied after it is in memory only.
     ///
     /// # Errors
     /// [`Error`]: some of it is not durable, and is applied again at the next
     /// start. The threads have ended all the same.
     pub fn close(&self) -> Result<Option<Mark>, Error> {
-        let flushed = self.flush();
-        self.state().database.end_background_work();
-        flushed
+        // RocksDB flushes what it has when its threads end: an entry that came
+        // between that and our flush would be on the disk without what has only
+        // gathered in memory of it.
+        let _writer = self.inner.writer.lock();
+        let state = self.state();
+        let flushed = state.settle().and_then(|()| state.database.flush());
+        state.database.end_background_work();
+        flushed?;
+        Ok(state.durable_standing()?.mark)
     }
 
     /// The position of the newest event.

@@ -380,3 +380,25 @@ fn an_audience_that_fails_ends_the_verification() {
     let error = verify(data.path(), &mut Problems::default(), &mut Full).expect_err("it fails");
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
 }
+
+#[test]
+fn a_store_that_is_closed_while_entries_are_applied_is_that_after_one_of_them() {
+    for _ in 0..5 {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::open(data.path(), annals_store::Options::default()).expect("opens");
+        let applied = {
+            let store = store.clone();
+            std::thread::spawn(move || apply_rest(&store, &workload(2_000)))
+        };
+        while store.mark().is_none_or(|mark| mark.index < 500) {
+            std::thread::yield_now();
+        }
+        let closed = store.close().expect("closed").expect("some were applied");
+        applied.join().expect("applied in memory");
+        assert!(closed.index < 2_000, "nothing was applied meanwhile, and this shows nothing");
+        drop(store);
+        let (found, problems, _) = look(data.path());
+        assert_eq!(problems.told, Vec::<String>::new());
+        assert_eq!(found.mark, Some(closed));
+    }
+}
