@@ -265,6 +265,14 @@ impl State {
         Ok(())
     }
 
+    /// Makes all that was committed durable. Nothing may be committed meanwhile.
+    pub(crate) fn flush(&self) -> Result<(), Error> {
+        self.settle()?;
+        self.database.flush()?;
+        self.newest.write().unflushed = 0;
+        Ok(())
+    }
+
     /// Waits until what was committed up to this mark is durable, for which a
     /// flush must have begun. False where RocksDB has met an error, which may
     /// have ended that flush.

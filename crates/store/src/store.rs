@@ -163,8 +163,7 @@ impl Store {
             // Once more, and this one says why not. Nothing may be applied
             // meanwhile: what is flushed has to be settled.
             let _writer = self.inner.writer.lock();
-            state.settle()?;
-            state.database.flush()?;
+            state.flush()?;
         }
         Ok(state.durable_standing()?.mark)
     }
@@ -182,7 +181,7 @@ impl Store {
         // gathered in memory of it.
         let _writer = self.inner.writer.lock();
         let state = self.state();
-        let flushed = state.settle().and_then(|()| state.database.flush());
+        let flushed = state.flush();
         state.database.end_background_work();
         flushed?;
         Ok(state.durable_standing()?.mark)
