@@ -134,7 +134,7 @@ impl Proposer {
             gathered: Gathered::default(),
             in_flight: FuturesUnordered::new(),
             commands_in_flight: 0,
-            commit: LINGER,
+            recent_commit: LINGER,
             surroundings,
         };
         (proposer, task.run())
@@ -214,8 +214,8 @@ struct Task<M: RaftStateMachine<TypeConfig>> {
     gathered: Gathered,
     in_flight: FuturesUnordered<BoxFuture<'static, Proposed>>,
     commands_in_flight: usize,
-    /// What a commit takes of late, a mean that forgets.
-    commit: Duration,
+    /// A mean that forgets.
+    recent_commit: Duration,
     surroundings: Surroundings<M>,
 }
 
@@ -224,8 +224,9 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
         let stopping = self.surroundings.stopping.clone();
         loop {
             self.gather();
+            debug_assert!(!self.in_flight.is_empty() || self.commands_in_flight == 0, "each is taken off again");
             let has_room = self.in_flight.len() < IN_FLIGHT;
-            let linger = linger(self.commands_in_flight, self.commit);
+            let linger = linger(self.commands_in_flight, self.recent_commit);
             if has_room && self.gathered.is_due(!self.in_flight.is_empty(), linger) {
                 self.propose_gathered().await;
                 continue;
@@ -316,7 +317,7 @@ impl<M: RaftStateMachine<TypeConfig>> Task<M> {
             Ok(Ok(written)) => {
                 let took = started.elapsed();
                 observer.committed(took);
-                self.commit = (self.commit * 7 + took) / 8;
+                self.recent_commit = (self.recent_commit * 7 + took) / 8;
                 let outcomes = written.data.0;
                 assert_eq!(outcomes.len(), replies.len(), "one outcome for each command of a batch");
                 for ((reply, _), outcome) in replies.into_iter().zip(outcomes) {
