@@ -23,7 +23,7 @@ mod usage;
 mod versions;
 mod wait;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -98,7 +98,7 @@ async fn compare(arguments: Arguments) -> anyhow::Result<()> {
     let place = Place::new()?;
     let mut results = Results {
         machine: versions::machine()?,
-        versions: BTreeMap::new(),
+        versions: versions_of(&rows, &arguments, &programs)?,
         rounds: arguments.rounds,
         seconds: arguments.seconds,
         warm_up_seconds: arguments.warm_up,
@@ -138,13 +138,22 @@ async fn measure_row(
             let (figure, value) = figures.first_key_value().context("a measurement without figures")?;
             let title = report::figure_title(*figure, row.unit);
             eprintln!("{what}: {} {title} ({:.0} s)", report::number(*value), begin.elapsed().as_secs_f64());
-            if !results.versions.contains_key(contestant) {
-                results.versions.insert(*contestant, versions::of(*contestant, setup.programs)?);
-            }
             results.rows.entry(row.name).or_default().add(*contestant, figures);
         }
     }
     Ok(())
+}
+
+/// Of every system that will be measured. One that cannot be run ends a run here,
+/// and not in its middle.
+fn versions_of(
+    rows: &[&Row],
+    arguments: &Arguments,
+    programs: &Programs,
+) -> anyhow::Result<BTreeMap<Contestant, String>> {
+    let all: BTreeSet<Contestant> = rows.iter().flat_map(|row| row.contestants).copied().collect();
+    let measured = all.into_iter().filter(|one| one.is_among(&arguments.systems));
+    measured.map(|one| Ok((one, versions::of(one, programs).with_context(|| one.title())?))).collect()
 }
 
 /// All rows if none is named.
