@@ -12,8 +12,8 @@ use bytes::Bytes;
 
 use crate::log_store::LogStore;
 
-/// An event store to which the replicated log is applied. Every method may
-/// block, and means what the method of the same name of
+/// An event store to which the replicated log is applied. Every method but
+/// `apply_at_hand` may block, and each means what the method of the same name of
 /// [`annals_store::Store`] says.
 pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     /// A second state in the making.
@@ -22,6 +22,7 @@ pub(crate) trait EventStore: Clone + Send + Sync + 'static {
     type Error: Error + Send + Sync + 'static;
 
     fn apply(&self, mark: Mark, batch: Option<Batch>) -> Result<Vec<Outcome>, Self::Error>;
+    fn apply_at_hand(&self, mark: Mark, batch: Batch) -> Result<Option<Vec<Outcome>>, Self::Error>;
     fn mark(&self) -> Option<Mark>;
     fn durable(&self) -> Result<Option<Durable>, Self::Error>;
     fn flush(&self) -> Result<Option<Mark>, Self::Error>;
@@ -55,6 +56,10 @@ impl EventStore for annals_store::Store {
 
     fn apply(&self, mark: Mark, batch: Option<Batch>) -> Result<Vec<Outcome>, Self::Error> {
         self.apply(mark, batch)
+    }
+
+    fn apply_at_hand(&self, mark: Mark, batch: Batch) -> Result<Option<Vec<Outcome>>, Self::Error> {
+        self.apply_at_hand(mark, batch)
     }
 
     fn mark(&self) -> Option<Mark> {

@@ -7,7 +7,8 @@
 //!
 //! The idempotency window and the effects run ahead of the disk while an entry
 //! is applied. When something fails they are not taken back: the node must
-//! stop, and [`Writer`] refuses everything after.
+//! stop, and [`Writer`] refuses everything after. Only an entry of one command can be
+//! given up without harm, because it enters the window after it is committed.
 
 #[cfg(feature = "seeded-bugs")]
 mod mistakes;
@@ -50,20 +51,51 @@ impl Writer {
 
     /// Applies an entry. See [`crate::Store::apply`].
     pub(crate) fn apply(&mut self, state: &State, mark: Mark, batch: Option<Batch>) -> Result<Vec<Outcome>, Error> {
+        if !self.is_next(state, &mark)? {
+            return Ok(Vec::new());
+        }
+        let result = self.carry_out(state, mark, batch);
+        self.stopped = result.is_err();
+        result
+    }
+
+    /// See [`crate::Store::apply_at_hand`].
+    pub(crate) fn apply_at_hand(
+        &mut self,
+        state: &State,
+        mark: Mark,
+        batch: Batch,
+    ) -> Result<Option<Vec<Outcome>>, Error> {
+        if !self.is_next(state, &mark)? {
+            return Ok(Some(Vec::new()));
+        }
+        if batch.commands.len() != 1 || state.is_something_due() {
+            return Ok(None);
+        }
+        match self.carry_out_at_hand(state, mark, batch) {
+            Ok(outcomes) => Ok(Some(outcomes)),
+            Err(error) if error.is_out_of_reach() => Ok(None),
+            Err(error) => {
+                self.stopped = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether an entry is the one that follows, and not one that was applied before.
+    fn is_next(&self, state: &State, mark: &Mark) -> Result<bool, Error> {
         if self.stopped {
             return Err(Error::Stopped);
         }
         match state.mark() {
-            Some(applied) if mark.index <= applied.index => return Ok(Vec::new()),
+            Some(applied) if mark.index <= applied.index => return Ok(false),
             Some(applied) => {
                 assert_eq!(mark.index, applied.index + 1, "entries are applied without leaving one out");
             }
             // Some logs number from 0, some from 1.
             None => assert!(mark.index <= 1, "the first entry has index {}, not 0 or 1", mark.index),
         }
-        let result = self.carry_out(state, mark, batch);
-        self.stopped = result.is_err();
-        result
+        Ok(true)
     }
 
     fn carry_out(&mut self, state: &State, mark: Mark, batch: Option<Batch>) -> Result<Vec<Outcome>, Error> {
@@ -72,10 +104,29 @@ impl Writer {
             Some(batch) => self.decide_all(state, &mut effects, batch)?,
             None => Vec::new(),
         };
+        self.remember(effects.added_after(self.remembered.tail()));
         state.commit(effects.seal(), Some(mark))?;
         Ok(outcomes)
     }
 
+    fn carry_out_at_hand(&mut self, state: &State, mark: Mark, batch: Batch) -> Result<Vec<Outcome>, Error> {
+        let mut effects = Effects::within(state, Reach::Memory);
+        let outcomes = self.decide_all(state, &mut effects, batch)?;
+        let added = effects.added_after(self.remembered.tail()).to_vec();
+        state.commit_at_hand(effects.seal(), mark)?;
+        self.remember(&added);
+        Ok(outcomes)
+    }
+
+    /// Takes events into the idempotency window.
+    fn remember(&mut self, records: &[Record]) {
+        for record in records {
+            self.remembered.push(record.position(), record.stream_slice(), record.id());
+        }
+    }
+
+    /// What becomes of the commands. The events of the last one do not enter the
+    /// idempotency window here.
     fn decide_all(&mut self, state: &State, effects: &mut Effects<'_>, batch: Batch) -> Result<Vec<Outcome>, Error> {
         let stamped = if seeded::is(Bug::S16) { Timestamp::from(std::time::SystemTime::now()) } else { batch.stamped };
         let created = stamped.max(effects.newest_time());
@@ -84,8 +135,9 @@ impl Writer {
         let (batch, places) = mistakes::rearranged(batch);
         self.remembered.bring_near(batch.commands.iter().flat_map(appended));
         for command in &batch.commands {
+            self.remember(effects.added_after(self.remembered.tail()));
             let known = Known {
-                at_hand: read_ahead(state, command)?,
+                at_hand: read_ahead(state, effects.reach(), command)?,
                 effects: RefCell::new(effects),
                 remembered: &self.remembered,
                 created,
@@ -114,7 +166,6 @@ impl Writer {
                     None => created,
                 };
                 let record = Record::encode(&placed, created, &mut self.arena);
-                self.remembered.push(placed.position, placed.stream.as_bytes(), record.id());
                 effects.add(record, placed.stream)?;
             }
             outcomes.push(decision.outcome);
@@ -158,14 +209,14 @@ struct Known<'a, 's> {
 
 /// The events that a step of a scavenge names, read at once: one by one they would take
 /// several times as long, and appends wait meanwhile.
-fn read_ahead(state: &State, command: &Command) -> Result<Vec<Record>, Error> {
+fn read_ahead(state: &State, reach: Reach, command: &Command) -> Result<Vec<Record>, Error> {
     let Command::Reclaim(step) = command else { return Ok(Vec::new()) };
     let tail = state.tail();
     let mut positions = step.positions.clone();
     positions.retain(|at| *at > Position::START && *at <= tail);
     positions.sort_unstable();
     positions.dedup();
-    state.look_up(&positions, Reach::Disk)
+    state.look_up(&positions, reach)
 }
 
 impl Known<'_, '_> {

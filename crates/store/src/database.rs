@@ -12,7 +12,8 @@ use std::sync::Arc;
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
-    DBPinnableSlice, DBRawIterator, Env, FlushOptions, ReadOptions, ReadTier, WriteBatch, checkpoint::Checkpoint,
+    DBPinnableSlice, DBRawIterator, Env, FlushOptions, ReadOptions, ReadTier, WriteBatch, WriteOptions,
+    checkpoint::Checkpoint,
 };
 
 use crate::error::{Error, OpenError};
@@ -30,7 +31,7 @@ pub(crate) struct Database {
     pace: Arc<Pace>,
 }
 
-/// How far a read may go for what it wants.
+/// How far a read, or a write, may go for what it wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// To what RocksDB has in memory. What is not there is an error
@@ -136,7 +137,17 @@ impl Database {
 
     /// The value under a key.
     pub(crate) fn get(&self, column: Column, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Error> {
-        self.rocks.get_pinned_cf(self.column(column), key).map_err(reading)
+        self.get_within(column, key, Reach::Disk)
+    }
+
+    /// The value under a key, if it can be told from within this reach.
+    pub(crate) fn get_within(
+        &self,
+        column: Column,
+        key: &[u8],
+        reach: Reach,
+    ) -> Result<Option<DBPinnableSlice<'_>>, Error> {
+        self.rocks.get_pinned_cf_opt(self.column(column), key, &reach.options()).map_err(reading)
     }
 
     /// The value under a key as a crash now would leave it.
@@ -160,7 +171,16 @@ impl Database {
 
     /// Writes a batch, all or nothing. Durable only after a flush.
     pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), Error> {
-        self.rocks.write_without_wal(batch).map_err(|source| Error::database("write an entry's effects", source))
+        self.write_within(batch, Reach::Disk)
+    }
+
+    /// As [`Database::write`]. Where RocksDB would have it wait for flushes or merges, and
+    /// the disk is out of reach, nothing is written.
+    pub(crate) fn write_within(&self, batch: WriteBatch, reach: Reach) -> Result<(), Error> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        options.set_no_slowdown(reach == Reach::Memory);
+        self.rocks.write_opt(batch, &options).map_err(|source| Error::database("write an entry's effects", source))
     }
 
     /// Makes everything written durable.

@@ -19,7 +19,7 @@ use rocksdb::WriteBatch;
 
 use crate::chain::ChainHash;
 use crate::correlation;
-use crate::database::Columns;
+use crate::database::{Columns, Reach};
 use crate::delta::Delta;
 use crate::error::Error;
 use crate::heads::{IndexHead, StreamHead};
@@ -33,6 +33,8 @@ use crate::state::State;
 /// What some events do, not written yet.
 pub(crate) struct Effects<'s> {
     state: &'s State,
+    /// How far what is looked up may be.
+    reach: Reach,
     columns: Columns<'s>,
     batch: WriteBatch,
     totals: Totals,
@@ -78,8 +80,15 @@ pub(crate) struct Sealed {
 impl<'s> Effects<'s> {
     /// Nothing yet, on top of this state.
     pub(crate) fn new(state: &'s State) -> Self {
+        Self::within(state, Reach::Disk)
+    }
+
+    /// Nothing yet, on top of what of this state is within reach. After an error they are
+    /// of no use.
+    pub(crate) fn within(state: &'s State, reach: Reach) -> Self {
         Effects {
             state,
+            reach,
             columns: state.database.columns(),
             batch: WriteBatch::default(),
             totals: state.totals(),
@@ -90,6 +99,10 @@ impl<'s> Effects<'s> {
         }
     }
 
+    pub(crate) fn reach(&self) -> Reach {
+        self.reach
+    }
+
     /// The position of the newest event.
     pub(crate) fn tail(&self) -> Position {
         self.totals.tail
@@ -97,6 +110,14 @@ impl<'s> Effects<'s> {
 
     pub(crate) fn newest_time(&self) -> Timestamp {
         self.totals.newest_time
+    }
+
+    /// The events that were added after a position, which is that of one of them or of the
+    /// last one before them.
+    pub(crate) fn added_after(&self, position: Position) -> &[Record] {
+        let before = self.totals.tail.get() - self.records.len() as u64;
+        let known = position.get().checked_sub(before).and_then(|known| usize::try_from(known).ok());
+        &self.records[known.expect("none is left out")..]
     }
 
     pub(crate) fn last_node(&self) -> u64 {
@@ -145,7 +166,7 @@ impl<'s> Effects<'s> {
 
     /// Where the event at a revision is, if there is one.
     pub(crate) fn position_of(&mut self, stream: &StreamName, revision: Revision) -> Result<Option<Position>, Error> {
-        let state = self.state;
+        let (state, reach) = (self.state, self.reach);
         let slot = self.stream(stream)?;
         let exists =
             if revision == Revision::TOMBSTONE { slot.head.tombstoned } else { Some(revision) <= slot.head.last };
@@ -154,7 +175,7 @@ impl<'s> Effects<'s> {
         if let Some(position) = slot.runs.iter().find_map(|run| run.position_of(revision.get())) {
             return Ok(Some(position));
         }
-        state.position_of(list, revision.get()).map(Some)
+        state.position_of(list, revision.get(), reach).map(Some)
     }
 
     /// The record at a position up to [`Effects::tail`].
@@ -162,7 +183,7 @@ impl<'s> Effects<'s> {
         let first = self.totals.tail.get() - self.records.len() as u64 + 1;
         match at.get().checked_sub(first) {
             Some(index) => Ok(self.records[usize::try_from(index).expect("as many as are in memory")].clone()),
-            None => self.state.record(at),
+            None => self.state.record(at, self.reach),
         }
     }
 
@@ -225,7 +246,7 @@ impl<'s> Effects<'s> {
         let slot = match self.lists.indexes.entry_ref(self.key.as_slice()) {
             hashbrown::hash_map::EntryRef::Occupied(entry) => entry.into_mut(),
             hashbrown::hash_map::EntryRef::Vacant(entry) => {
-                let head = match self.state.index_head(&self.key)? {
+                let head = match self.state.index_head(&self.key, self.reach)? {
                     Some(head) => head,
                     None => IndexHead { list: take_list(&mut self.totals), count: 0 },
                 };
@@ -241,7 +262,7 @@ impl<'s> Effects<'s> {
         match self.lists.streams.entry_ref(stream) {
             hashbrown::hash_map::EntryRef::Occupied(entry) => Ok(entry.into_mut()),
             hashbrown::hash_map::EntryRef::Vacant(entry) => {
-                let (list, head) = match self.state.stream_head(stream.as_str(), &mut self.key)? {
+                let (list, head) = match self.state.stream_head(stream.as_str(), &mut self.key, self.reach)? {
                     Some(StreamHead { list, head }) => (Some(list), head),
                     None => (None, Head::default()),
                 };

@@ -94,7 +94,7 @@ impl IndexName {
 impl State {
     /// See [`crate::Store::index_len`].
     pub(crate) fn index_len(&self, index: &IndexName) -> Result<u64, Error> {
-        Ok(self.index_head(&index.key())?.map_or(0, |head| head.count))
+        Ok(self.index_head(&index.key(), Reach::Disk)?.map_or(0, |head| head.count))
     }
 
     /// See [`crate::Store::read_index`].
@@ -105,7 +105,7 @@ impl State {
         direction: Direction,
         limit: PageLimit,
     ) -> Result<Vec<Link>, Error> {
-        let Some(head) = self.index_head(&index.key())? else { return Ok(Vec::new()) };
+        let Some(head) = self.index_head(&index.key(), Reach::Disk)? else { return Ok(Vec::new()) };
         // An index comes into being with its first entry.
         let last = head.count - 1;
         let (from, to) = match direction {

@@ -9,6 +9,7 @@
 
 use annals_core::{Head, Position, StreamName, Timestamp};
 
+use crate::database::Reach;
 use crate::error::Error;
 use crate::heads::StreamHead;
 use crate::index::IndexName;
@@ -53,7 +54,7 @@ impl State {
     fn head_or_settled(&self, newest: Option<StreamHead>, key: &[u8]) -> Result<Head, Error> {
         let known = match newest {
             Some(newest) => Some(newest),
-            None => self.settled_stream(key)?,
+            None => self.settled_stream(key, Reach::Disk)?,
         };
         Ok(known.map_or_else(Head::default, |known| known.head))
     }
@@ -83,7 +84,7 @@ impl State {
             let (moment, newest) = self.moment(|delta| delta.indexes.get(&key[..]).copied());
             let known = match newest {
                 Some(newest) => Some(newest),
-                None => self.settled_index(&key)?,
+                None => self.settled_index(&key, Reach::Disk)?,
             };
             if !self.has_settled_since(&moment) {
                 return Ok((moment.totals.tail, known.map_or(0, |head| head.count)));

@@ -238,7 +238,7 @@ impl State {
     ) -> Result<StreamPage, Error> {
         let StreamState::Live(last) = view.state else { return Ok(StreamPage::default()) };
         let stream = view.stream.as_str();
-        let known = self.stream_head(stream, &mut Vec::with_capacity(1 + stream.len()))?;
+        let known = self.stream_head(stream, &mut Vec::with_capacity(1 + stream.len()), Reach::Disk)?;
         let Some(list) = known.map(|known| known.list) else { return Ok(StreamPage::default()) };
         let first = match view.not_before {
             Some(not_before) => self.first_not_before(list, view.first_visible, last, not_before)?,
@@ -310,8 +310,8 @@ impl State {
         time: Timestamp,
     ) -> Result<Revision, Error> {
         let is_visible = |revision: u64| -> Result<bool, Error> {
-            let position = self.position_of(list, revision)?;
-            Ok(self.record(position)?.created() >= time)
+            let position = self.position_of(list, revision, Reach::Disk)?;
+            Ok(self.record(position, Reach::Disk)?.created() >= time)
         };
         let (mut low, mut high) = (first.get(), last.get().saturating_add(1));
         // Mostly nothing or little is hidden: ask the first before bisecting.
@@ -411,7 +411,7 @@ impl State {
     /// See [`crate::Store::record_at`].
     pub(crate) fn record_at(&self, stream: &StreamName, revision: Revision) -> Result<Option<Record>, Error> {
         let stream = stream.as_str();
-        let Some(known) = self.stream_head(stream, &mut Vec::with_capacity(1 + stream.len()))? else {
+        let Some(known) = self.stream_head(stream, &mut Vec::with_capacity(1 + stream.len()), Reach::Disk)? else {
             return Ok(None);
         };
         let exists =
@@ -419,8 +419,8 @@ impl State {
         if !exists {
             return Ok(None);
         }
-        let position = self.position_of(known.list, revision.get())?;
-        self.record(position).map(Some)
+        let position = self.position_of(known.list, revision.get(), Reach::Disk)?;
+        self.record(position, Reach::Disk).map(Some)
     }
 
     /// See [`crate::Store::chain`].

@@ -158,6 +158,11 @@ impl Remembered {
         Some(Position::new(*position))
     }
 
+    /// The last event that was taken in.
+    pub(crate) fn tail(&self) -> Position {
+        self.tail
+    }
+
     /// Events whose ids are known.
     pub(crate) fn len(&self) -> u64 {
         (self.tail.get() - self.begin.get()).min(self.window)

@@ -93,8 +93,8 @@ impl Run {
 
 /// Where the entry with this number is, by what has settled. The caller knows
 /// that there is one.
-pub(crate) fn position_of(database: &Database, list: ListId, number: u64) -> Result<Position, Error> {
-    let run = database.runs(list, Reach::Disk).seek(number)?;
+pub(crate) fn position_of(database: &Database, list: ListId, number: u64, reach: Reach) -> Result<Position, Error> {
+    let run = database.runs(list, reach).seek(number)?;
     run.and_then(|run| run.position_of(number)).ok_or_else(|| missing(list, number))
 }
 

@@ -74,6 +74,16 @@ struct Newest {
     unflushed: usize,
 }
 
+/// What is to be written of what has gathered in memory.
+#[derive(PartialEq, Eq)]
+enum Due {
+    Nothing,
+    Runs,
+    All,
+    /// All of it, and to the disk.
+    Flush,
+}
+
 /// A moment of the log at which something was looked up.
 pub(crate) struct Moment {
     pub(crate) totals: Totals,
@@ -152,37 +162,59 @@ impl State {
     /// The records first, then all that leads to them and the standing that
     /// tells readers how far they may look, at once.
     pub(crate) fn commit(&self, sealed: Sealed, mark: Option<Mark>) -> Result<(), Error> {
+        self.take_in(sealed, mark, Reach::Disk)?;
+        match self.due() {
+            Due::Flush => self.begin_flush(),
+            Due::All => self.settle(),
+            Due::Runs => self.settle_runs(),
+            Due::Nothing => Ok(()),
+        }
+    }
+
+    /// The same within memory, where nothing is due: what becomes due is left to the next
+    /// [`State::commit`]. Nothing has changed where it is out of reach.
+    pub(crate) fn commit_at_hand(&self, sealed: Sealed, mark: Mark) -> Result<(), Error> {
+        self.take_in(sealed, Some(mark), Reach::Memory)
+    }
+
+    /// Whether the next commit may have to write what has gathered.
+    pub(crate) fn is_something_due(&self) -> bool {
+        self.due() != Due::Nothing
+    }
+
+    fn take_in(&self, sealed: Sealed, mark: Option<Mark>, reach: Reach) -> Result<(), Error> {
         let Sealed { batch, lists, records, stubs, totals } = sealed;
         let bytes = batch.size_in_bytes();
         if !batch.is_empty() {
-            self.database.write(batch)?;
+            self.database.write_within(batch, reach)?;
         }
         {
             let mut ring = self.ring.write();
             ring.push(records);
             ring.replace(stubs);
         }
-        let (is_full, has_many_heads, has_many_runs) = {
-            let mut newest = self.newest.write();
-            lists.add_to(&mut newest.delta, &self.interests);
-            newest.standing.totals = totals;
-            newest.marked = mark.is_some();
-            if mark.is_some() {
-                newest.standing.mark = mark;
-            }
-            newest.changed = true;
-            newest.unflushed += bytes;
-            let delta = &newest.delta;
-            (newest.unflushed >= self.flush_at, delta.has_many_heads(), delta.has_many_runs())
-        };
-        if is_full {
-            self.begin_flush()
-        } else if has_many_heads {
-            self.settle()
-        } else if has_many_runs {
-            self.settle_runs()
+        let mut newest = self.newest.write();
+        lists.add_to(&mut newest.delta, &self.interests);
+        newest.standing.totals = totals;
+        newest.marked = mark.is_some();
+        if mark.is_some() {
+            newest.standing.mark = mark;
+        }
+        newest.changed = true;
+        newest.unflushed += bytes;
+        Ok(())
+    }
+
+    fn due(&self) -> Due {
+        let newest = self.newest.read();
+        if newest.unflushed >= self.flush_at {
+            Due::Flush
+        } else if newest.delta.has_many_heads() {
+            Due::All
+        } else if newest.delta.has_many_runs() {
+            Due::Runs
         } else {
-            Ok(())
+            Due::Nothing
         }
     }
 
@@ -288,12 +320,17 @@ impl State {
     }
 
     /// The head of a stream, if it was ever touched. `key` is scratch.
-    pub(crate) fn stream_head(&self, stream: &str, key: &mut Vec<u8>) -> Result<Option<StreamHead>, Error> {
+    pub(crate) fn stream_head(
+        &self,
+        stream: &str,
+        key: &mut Vec<u8>,
+        reach: Reach,
+    ) -> Result<Option<StreamHead>, Error> {
         keys::head(Kind::Stream, stream.as_bytes(), key);
         if let Some(head) = self.newest.read().delta.streams.get(&key[..]) {
             return Ok(Some(head.clone()));
         }
-        self.settled_stream(key)
+        self.settled_stream(key, reach)
     }
 
     /// What `look` finds in the delta, and the moment at which it did.
@@ -310,11 +347,11 @@ impl State {
 
     /// Where the entry of a list with this number is. The caller knows that
     /// there is one.
-    pub(crate) fn position_of(&self, list: ListId, number: u64) -> Result<Position, Error> {
+    pub(crate) fn position_of(&self, list: ListId, number: u64, reach: Reach) -> Result<Position, Error> {
         let newest = self.newest.read().delta.run(list, number);
         match newest.and_then(|run| run.position_of(number)) {
             Some(position) => Ok(position),
-            None => runs::position_of(&self.database, list, number),
+            None => runs::position_of(&self.database, list, number, reach),
         }
     }
 
@@ -349,42 +386,42 @@ impl State {
         newest.or_else(|| self.streams.get(&key))
     }
 
-    pub(crate) fn settled_stream(&self, key: &[u8]) -> Result<Option<StreamHead>, Error> {
+    pub(crate) fn settled_stream(&self, key: &[u8], reach: Reach) -> Result<Option<StreamHead>, Error> {
         if let Some(head) = self.streams.get(key) {
             return Ok(Some(head));
         }
-        let Some(bytes) = self.database.get(Column::Heads, key)? else { return Ok(None) };
+        let Some(bytes) = self.database.get_within(Column::Heads, key, reach)? else { return Ok(None) };
         StreamHead::decode(&bytes).map(Some).map_err(|source| corrupt_head(key, source))
     }
 
     /// The head of an index, if it has an entry. `key` is the head's.
-    pub(crate) fn index_head(&self, key: &[u8]) -> Result<Option<IndexHead>, Error> {
+    pub(crate) fn index_head(&self, key: &[u8], reach: Reach) -> Result<Option<IndexHead>, Error> {
         if let Some(head) = self.newest.read().delta.indexes.get(key) {
             return Ok(Some(*head));
         }
-        self.settled_index(key)
+        self.settled_index(key, reach)
     }
 
-    pub(crate) fn settled_index(&self, key: &[u8]) -> Result<Option<IndexHead>, Error> {
+    pub(crate) fn settled_index(&self, key: &[u8], reach: Reach) -> Result<Option<IndexHead>, Error> {
         if let Some(head) = self.indexes.get(key) {
             return Ok(Some(head));
         }
-        let Some(bytes) = self.database.get(Column::Heads, key)? else { return Ok(None) };
+        let Some(bytes) = self.database.get_within(Column::Heads, key, reach)? else { return Ok(None) };
         IndexHead::decode(&bytes).map(Some).map_err(|source| corrupt_head(key, source))
     }
 
     /// The head of a stream; the default one where it was never touched.
     pub(crate) fn head(&self, stream: &str) -> Result<Head, Error> {
-        let known = self.stream_head(stream, &mut Vec::with_capacity(1 + stream.len()))?;
+        let known = self.stream_head(stream, &mut Vec::with_capacity(1 + stream.len()), Reach::Disk)?;
         Ok(known.map_or_else(Head::default, |known| known.head))
     }
 
     /// The record at a position up to the tail.
-    pub(crate) fn record(&self, at: Position) -> Result<Record, Error> {
+    pub(crate) fn record(&self, at: Position, reach: Reach) -> Result<Record, Error> {
         if let Some(record) = self.ring.read().get(at) {
             return Ok(record.clone());
         }
-        let bytes = self.database.get(Column::Records, &keys::number(at.get()))?;
+        let bytes = self.database.get_within(Column::Records, &keys::number(at.get()), reach)?;
         record_at(at, bytes.as_deref())
     }
 

@@ -19,6 +19,7 @@ use crate::apply::Writer;
 
 use crate::catch_up::{CatchUp, CatchUpError};
 use crate::chain::ChainHash;
+use crate::database::Reach;
 use crate::directory::Directory;
 use crate::error::{Error, OpenError};
 use crate::index::{IndexName, Link};
@@ -110,11 +111,35 @@ impl Store {
         let mut writer = self.inner.writer.lock();
         let state = self.state();
         let outcomes = writer.apply(&state, mark, batch)?;
+        self.announce(&state);
+        Ok(outcomes)
+    }
+
+    /// As [`Store::apply`], but never waits, neither for the disk nor for anybody else:
+    /// none where it would have to, and nothing has changed then. None too for an entry of
+    /// more than one command.
+    ///
+    /// # Panics
+    /// As [`Store::apply`].
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub fn apply_at_hand(&self, mark: Mark, batch: Batch) -> Result<Option<Vec<Outcome>>, Error> {
+        let Some(mut writer) = self.inner.writer.try_lock() else { return Ok(None) };
+        let state = self.state();
+        let outcomes = writer.apply_at_hand(&state, mark, batch)?;
+        if outcomes.is_some() {
+            self.announce(&state);
+        }
+        Ok(outcomes)
+    }
+
+    /// Tells those who watch what an entry has changed.
+    fn announce(&self, state: &State) {
         self.inner.tail.send_if_modified(|tail| std::mem::replace(tail, state.tail()) != state.tail());
         let Totals { scavenge, lease, .. } = state.totals();
         self.inner.scavenge.send_if_modified(|last| std::mem::replace(last, scavenge) != scavenge);
         self.inner.lease.send_if_modified(|last| std::mem::replace(last, lease) != lease);
-        Ok(outcomes)
     }
 
     /// Where in the replicated log the state stands; none before the first
@@ -303,7 +328,7 @@ impl Store {
         if at == Position::START || at > state.tail() {
             return Ok(None);
         }
-        Ok(Some(state.record(at)?).filter(|record| !record.is_reclaimed()))
+        Ok(Some(state.record(at, Reach::Disk)?).filter(|record| !record.is_reclaimed()))
     }
 
     /// The record at a revision, also where the stream's metadata hides it; none once

@@ -262,6 +262,12 @@ impl EventStore for SimulatedStore {
         Ok(outcomes)
     }
 
+    /// Sometimes, and by the log alone: a run must be the same each time.
+    fn apply_at_hand(&self, mark: Mark, batch: Batch) -> Result<Option<Vec<Outcome>>, Infallible> {
+        let is_at_hand = mark.index.is_multiple_of(2) && batch.commands.len() == 1;
+        is_at_hand.then(|| self.apply(mark, Some(batch))).transpose()
+    }
+
     fn mark(&self) -> Option<Mark> {
         self.shared.state.lock().mark.clone()
     }

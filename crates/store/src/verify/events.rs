@@ -269,7 +269,11 @@ impl Walk<'_> {
         let (mut low, mut high) = (0, count);
         while low < high {
             let middle = low + (high - low) / 2;
-            if runs::position_of(self.database, list, middle)? < at { low = middle + 1 } else { high = middle }
+            if runs::position_of(self.database, list, middle, Reach::Disk)? < at {
+                low = middle + 1
+            } else {
+                high = middle
+            }
         }
         Ok(Some(Place { list, next: low, run: None }))
     }

@@ -185,7 +185,7 @@ fn verify_metadata(database: &Database, name: &Key, head: &StreamHead, problems:
             source,
         })?;
         if let Some(last) = metastream.head.last {
-            let position = runs::position_of(database, metastream.list, last.get())?;
+            let position = runs::position_of(database, metastream.list, last.get(), Reach::Disk)?;
             let record = database.get(Column::Records, &keys::number(position.get()))?;
             metadata = Metadata::parse(record_at(position, record.as_deref())?.data_slice());
         }
