@@ -69,7 +69,9 @@ impl Writer {
         if !self.is_next(state, &mark)? {
             return Ok(Some(Vec::new()));
         }
-        if batch.commands.len() != 1 || state.is_something_due() {
+        // A step of a scavenge reads many events, and they may be large.
+        let is_little = matches!(&batch.commands[..], [command] if !matches!(command, Command::Reclaim(_)));
+        if !is_little || state.is_something_due() {
             return Ok(None);
         }
         match self.carry_out_at_hand(state, mark, batch) {
@@ -137,7 +139,7 @@ impl Writer {
         for command in &batch.commands {
             self.remember(effects.added_after(self.remembered.tail()));
             let known = Known {
-                at_hand: read_ahead(state, effects.reach(), command)?,
+                at_hand: read_ahead(state, command)?,
                 effects: RefCell::new(effects),
                 remembered: &self.remembered,
                 created,
@@ -209,14 +211,14 @@ struct Known<'a, 's> {
 
 /// The events that a step of a scavenge names, read at once: one by one they would take
 /// several times as long, and appends wait meanwhile.
-fn read_ahead(state: &State, reach: Reach, command: &Command) -> Result<Vec<Record>, Error> {
+fn read_ahead(state: &State, command: &Command) -> Result<Vec<Record>, Error> {
     let Command::Reclaim(step) = command else { return Ok(Vec::new()) };
     let tail = state.tail();
     let mut positions = step.positions.clone();
     positions.retain(|at| *at > Position::START && *at <= tail);
     positions.sort_unstable();
     positions.dedup();
-    state.look_up(&positions, reach)
+    state.look_up(&positions, Reach::Disk)
 }
 
 impl Known<'_, '_> {

@@ -99,10 +99,6 @@ impl<'s> Effects<'s> {
         }
     }
 
-    pub(crate) fn reach(&self) -> Reach {
-        self.reach
-    }
-
     /// The position of the newest event.
     pub(crate) fn tail(&self) -> Position {
         self.totals.tail

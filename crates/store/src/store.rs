@@ -117,7 +117,7 @@ impl Store {
 
     /// As [`Store::apply`], but never waits, neither for the disk nor for anybody else:
     /// none where it would have to, and nothing has changed then. None too for an entry of
-    /// more than one command.
+    /// more than one command, and for a step of a scavenge.
     ///
     /// # Panics
     /// As [`Store::apply`].

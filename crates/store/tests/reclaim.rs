@@ -60,7 +60,10 @@ impl Run {
         let gone = self.store.find_gone(&scavenge, limit).expect("readable");
         assert!(gone.step.through > scavenge.cursor, "it gets on");
         let found = gone.step.positions.clone();
-        self.command(Command::Reclaim(gone.step));
+        let step = Batch { stamped: self.store.newest_time(), commands: vec![Command::Reclaim(gone.step)] };
+        let next = mark(self.entries.len() as u64 + 1);
+        assert_eq!(self.store.apply_at_hand(next, step.clone()).expect("applied"), None, "it may read much");
+        self.apply(step);
         assert!(
             found.iter().all(|at| self.reference.reclaimed.contains(at)),
             "nothing came between looking and deciding"
