@@ -155,6 +155,13 @@ impl BlockLog {
         self.entries[..cut].iter().rposition(|entry| entry.is(FLUSH)).map_or(0, |last| last + 1)
     }
 
+    /// Whether a sector of the first `cut` entries is lost in some image of a
+    /// cut after them.
+    pub fn exposed(&self, cut: usize) -> bool {
+        let mut unflushed = self.entries[self.durable(cut)..cut].iter();
+        unflushed.any(|entry| entry.sectors > 0 && !entry.is(FUA) && !entry.is(DISCARD))
+    }
+
     /// Writes these entries into an image that has all before them.
     ///
     /// # Errors
@@ -387,6 +394,11 @@ mod tests {
         let log = log.expect("a log");
         let seen: std::collections::BTreeSet<_> = (0..50).map(|seed| image(&log, &directory, Some(seed))[1]).collect();
         assert_eq!(seen, [2, 3].into());
+        assert_eq!([1, 2, 3, 4].map(|cut| log.exposed(cut)), [false, true, true, true]);
+
+        let mut through = Writer::new();
+        through.flush().entry(1, &[2; SECTOR], FUA);
+        assert!(!through.save(1).1.expect("a log").exposed(2));
     }
 
     #[test]
@@ -418,6 +430,7 @@ mod tests {
         let log = log.expect("a log");
         assert_eq!((log.until(moment), log.until(moment - 1), log.until(u64::MAX)), (3, 2, 6));
         assert_eq!((log.durable(3), log.durable(4), log.durable(6)), (2, 4, 6));
+        assert_eq!([1, 2, 3, 4, 5, 6].map(|cut| log.exposed(cut)), [true, false, true, false, true, false]);
     }
 
     #[test]

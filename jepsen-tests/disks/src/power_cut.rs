@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::Ledger;
 use crate::node::{Node, Options, Started};
-use crate::power_loss::{Filesystem, Restored, Volume};
+use crate::power_loss::{Cut, Filesystem, Restored, Volume};
 use crate::tools;
 
 /// A volume on which a node fits: its log reserves some hundred megabytes,
@@ -40,7 +40,8 @@ pub struct Plan {
     pub at_once: usize,
     /// Pauses of a second among the appends, for what a node does by itself.
     pub pauses: u64,
-    /// At how many moments power is lost: the end, and others by chance.
+    /// At how many moments power is lost: the end, and others by chance, of
+    /// which every other one is amid writes that were not flushed.
     pub moments: u64,
     /// Images for each moment.
     pub images: u64,
@@ -135,8 +136,7 @@ pub fn run(plan: &Plan, directory: &Path) -> Result<Report> {
     let mut random = StdRng::seed_from_u64(seed);
     let first = cut.entries_at(known[0].1);
     let mut moments: Vec<_> =
-        (1..plan.moments).map(|_| cut.moment(random.random_range(first..=cut.entries()))).collect();
-    moments.push(cut.moment(cut.entries()));
+        chosen(&cut, first, plan.moments, &mut random).into_iter().map(|entries| cut.moment(entries)).collect();
     moments.sort();
     for moment in moments {
         let acks = known.iter().rev().find(|(_, then)| *then <= moment).map_or(0, |(acks, _)| *acks);
@@ -167,6 +167,20 @@ pub fn run(plan: &Plan, directory: &Path) -> Result<Report> {
     report.images_ms = since.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
     cut.discard()?;
     Ok(report)
+}
+
+/// After how many entries of the log power is lost: after the last, and after
+/// others by chance. A flush follows most writes, and a cut right after it has
+/// nothing to lose; so every other moment is one at which the disk had
+/// something in its cache.
+fn chosen(cut: &Cut, first: usize, moments: u64, random: &mut StdRng) -> Vec<usize> {
+    let all: Vec<_> = (first..=cut.entries()).collect();
+    let exposed: Vec<_> = all.iter().copied().filter(|entries| cut.exposed_after(*entries)).collect();
+    let by_chance = (1..moments).map(|number| {
+        let from = if number % 2 == 1 && !exposed.is_empty() { &exposed } else { &all };
+        from[random.random_range(0..from.len())]
+    });
+    by_chance.chain([cut.entries()]).collect()
 }
 
 fn copy(data: &Path, to: &Path) -> Result<()> {

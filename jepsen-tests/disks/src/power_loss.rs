@@ -284,6 +284,11 @@ impl Cut {
         cut - self.log.durable(cut)
     }
 
+    /// Whether a cut after this many writes and flushes can lose something.
+    pub fn exposed_after(&self, entries: usize) -> bool {
+        self.log.exposed(entries)
+    }
+
     /// How many writes and flushes the disk saw.
     pub fn entries(&self) -> usize {
         self.log.len()
