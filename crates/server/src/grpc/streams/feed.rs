@@ -314,6 +314,7 @@ fn read_stream(
     }
     let read = store.read_stream(&view, *next, Direction::Forward, page.limit());
     let read = read.map_err(|error| broken(&error))?;
+    page.expect(&read.records);
     for record in &read.records {
         if !record.is_reclaimed() {
             page.event(record)?;
@@ -373,6 +374,9 @@ fn read_all(
         let records = records.map_err(|error| broken(&error))?;
         if records.is_empty() {
             break;
+        }
+        if progress.is_none() {
+            page.expect(&records);
         }
         for record in &records {
             *after = record.position();

@@ -148,17 +148,22 @@ struct Subscription {
     context: Shared,
 }
 
-/// How large pages are. What a slow client has not taken yet lies in memory: a
-/// thousand such clients must not hold a thousand large pages.
+/// How large pages are: so large that the client takes one in [`Pace::SLOW`], by the
+/// time that it took for the last one.
+///
+/// What a slow client has not taken yet lies in memory, and a thousand such clients must
+/// not hold a thousand large pages. Nor must they cost as much as these: who took every
+/// event while that was easy, and then has to be waited for, often does so at the same
+/// moment as all others, and each of them gets a page in the next.
 struct Pace {
     room: usize,
-    /// Since when a page is being sent.
-    since: Option<Instant>,
+    /// Since when a page is being sent, and its bytes.
+    sending: Option<(Instant, usize)>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace { room: Room::LEAST, since: None }
+        Pace { room: Room::LEAST, sending: None }
     }
 }
 
@@ -167,20 +172,26 @@ impl Pace {
     /// Who takes longer for a page gets smaller ones.
     const SLOW: Duration = Duration::from_millis(250);
 
-    /// A page is on its way.
-    fn begin(&mut self) {
-        self.since = Some(Instant::now());
+    /// A page of so many bytes is on its way.
+    fn begin(&mut self, bytes: usize) {
+        self.sending = Some((Instant::now(), bytes));
     }
 
     /// Bytes of the next page, now that the one before is taken.
     fn room(&mut self) -> usize {
-        if let Some(since) = self.since.take() {
-            self.room = match since.elapsed() > Self::SLOW {
-                true => (self.room / 4).max(Self::ROOM_MIN),
-                false => (self.room * 2).min(PAGE_BYTES_MAX),
-            };
+        if let Some((since, bytes)) = self.sending.take() {
+            self.room = self.after(bytes, since.elapsed());
         }
         self.room
+    }
+
+    /// Bytes of the next page where so many were taken in this time.
+    fn after(&self, bytes: usize, took: Duration) -> usize {
+        if took <= Self::SLOW {
+            return (self.room * 2).min(PAGE_BYTES_MAX);
+        }
+        let in_time = bytes as f64 * Self::SLOW.div_duration_f64(took);
+        (in_time as usize).clamp(Self::ROOM_MIN, self.room.max(Self::ROOM_MIN))
     }
 }
 
@@ -231,8 +242,9 @@ impl Subscription {
             }
             self.live = at_end;
             if !frames.is_empty() {
-                self.pace.begin();
-                return Ok((self, space.hold(frames.into_bytes())));
+                let page = frames.into_bytes();
+                self.pace.begin(page.len());
+                return Ok((self, space.hold(page)));
             }
             // Whoever waits, however long, holds nothing.
             drop(space);
@@ -284,18 +296,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_slow_gets_small_pages_and_who_is_quick_again_large_ones() {
+    fn who_is_slow_gets_small_pages_at_once_and_who_is_quick_again_large_ones() {
         let mut pace = Pace::default();
         assert_eq!(pace.room(), Room::LEAST, "whether it reads at all is not known yet");
-        for _ in 0..10 {
-            pace.since = Instant::now().checked_sub(2 * Pace::SLOW);
-            pace.room();
+        let quick = |pace: &mut Pace| {
+            for _ in 0..10 {
+                pace.begin(100);
+                pace.room();
+            }
+            assert_eq!(pace.room(), PAGE_BYTES_MAX, "nothing was sent meanwhile");
+        };
+        quick(&mut pace);
+        pace.sending = Instant::now().checked_sub(2 * Pace::SLOW).map(|since| (since, 1_000));
+        assert_eq!(pace.room(), Pace::ROOM_MIN, "a page of a few events took long");
+        quick(&mut pace);
+    }
+
+    #[test]
+    fn a_page_is_as_large_as_its_client_takes_in_a_quarter_of_a_second() {
+        let large = Pace { room: PAGE_BYTES_MAX, sending: None };
+        for (took, next) in [(1, 1024), (250, 1024), (500, 512), (1_000, 256), (4_000, 64), (60_000, 32)] {
+            assert_eq!(large.after(PAGE_BYTES_MAX, Duration::from_millis(took)), next * 1024, "{took} ms");
         }
-        assert_eq!(pace.room(), Pace::ROOM_MIN, "nothing was sent meanwhile");
-        for _ in 0..10 {
-            pace.begin();
-            pace.room();
-        }
-        assert_eq!(pace.room(), PAGE_BYTES_MAX);
+        let small = Pace { room: Pace::ROOM_MIN, sending: None };
+        assert_eq!(small.after(PAGE_BYTES_MAX, Duration::from_millis(500)), Pace::ROOM_MIN, "it does not grow by that");
     }
 }
