@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::Ledger;
 use crate::node::{Node, Options, Started};
-use crate::power_loss::{Cut, Filesystem, Restored, Volume};
+use crate::power_loss::{Cut, Filesystem, Moment, Restored, Volume};
 use crate::tools;
 
 /// A volume on which a node fits: its log reserves some hundred megabytes,
@@ -135,8 +135,7 @@ pub fn run(plan: &Plan, directory: &Path) -> Result<Report> {
     let mut seed = plan.seed;
     let mut random = StdRng::seed_from_u64(seed);
     let first = cut.entries_at(known[0].1);
-    let mut moments: Vec<_> =
-        chosen(&cut, first, plan.moments, &mut random).into_iter().map(|entries| cut.moment(entries)).collect();
+    let mut moments = chosen(&cut, first, plan.moments, &mut random);
     moments.sort();
     for moment in moments {
         let acks = known.iter().rev().find(|(_, then)| *then <= moment).map_or(0, |(acks, _)| *acks);
@@ -169,18 +168,18 @@ pub fn run(plan: &Plan, directory: &Path) -> Result<Report> {
     Ok(report)
 }
 
-/// After how many entries of the log power is lost: after the last, and after
-/// others by chance. A flush follows most writes, and a cut right after it has
-/// nothing to lose; so every other moment is one at which the disk had
-/// something in its cache.
-fn chosen(cut: &Cut, first: usize, moments: u64, random: &mut StdRng) -> Vec<usize> {
-    let all: Vec<_> = (first..=cut.entries()).collect();
-    let exposed: Vec<_> = all.iter().copied().filter(|entries| cut.exposed_after(*entries)).collect();
+/// When power is lost: at the end, and at others by chance after the first
+/// entries. A flush follows most writes, and a cut right after it has nothing to
+/// lose; so every other moment is one at which the disk had something in its
+/// cache.
+fn chosen(cut: &Cut, first: usize, moments: u64, random: &mut StdRng) -> Vec<Moment> {
+    let all: Vec<_> = (first..=cut.entries()).map(|entries| cut.moment(entries)).collect();
+    let exposed: Vec<_> = all.iter().copied().filter(|moment| cut.exposed_at(*moment)).collect();
     let by_chance = (1..moments).map(|number| {
         let from = if number % 2 == 1 && !exposed.is_empty() { &exposed } else { &all };
         from[random.random_range(0..from.len())]
     });
-    by_chance.chain([cut.entries()]).collect()
+    by_chance.chain([cut.moment(cut.entries())]).collect()
 }
 
 fn copy(data: &Path, to: &Path) -> Result<()> {

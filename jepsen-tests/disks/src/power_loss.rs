@@ -278,15 +278,9 @@ impl Cut {
         self.log.until(moment.0)
     }
 
-    /// How many writes of a moment were not flushed yet.
-    pub fn unflushed_at(&self, moment: Moment) -> usize {
-        let cut = self.log.until(moment.0);
-        cut - self.log.durable(cut)
-    }
-
-    /// Whether a cut after this many writes and flushes can lose something.
-    pub fn exposed_after(&self, entries: usize) -> bool {
-        self.log.exposed(entries)
+    /// Whether a cut at a moment can lose something.
+    pub fn exposed_at(&self, moment: Moment) -> bool {
+        self.log.exposed(self.log.until(moment.0))
     }
 
     /// How many writes and flushes the disk saw.

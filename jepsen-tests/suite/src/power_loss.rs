@@ -80,11 +80,11 @@ fn at_once(volumes: &[(NodeNumber, Volume)]) -> Result<Vec<(NodeNumber, Moment)>
 
 /// One of the moments at which most disks had writes that were not flushed.
 fn choose(noted: &[Noted], cuts: &[(NodeNumber, Cut)], seed: u64) -> Option<usize> {
-    let unflushed = |noted: &Noted| {
+    let exposed = |noted: &Noted| {
         let cut = |node| cuts.iter().find(|(each, _)| *each == node).map(|(_, cut)| cut);
-        noted.moments.iter().filter(|(node, at)| cut(*node).is_some_and(|cut| cut.unflushed_at(*at) > 0)).count()
+        noted.moments.iter().filter(|(node, at)| cut(*node).is_some_and(|cut| cut.exposed_at(*at))).count()
     };
-    let counts: Vec<usize> = noted.iter().map(unflushed).collect();
+    let counts: Vec<usize> = noted.iter().map(exposed).collect();
     let most = counts.iter().max()?;
     let best: Vec<usize> = (0..noted.len()).filter(|at| counts[*at] == *most).collect();
     Some(best[usize::try_from(seed).unwrap_or(0) % best.len()])
