@@ -21,13 +21,16 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::Ordering;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use annals_proto::annals::internal::v1 as pb;
 use futures::future::join_all;
+use futures::stream::Stream;
 use openraft::raft::TransferLeaderRequest;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::node::{Node, Running};
 use crate::types::{Membership, Metrics, NodeInfo};
@@ -55,23 +58,58 @@ const PAUSES_ASKED: usize = 3;
 /// How long another voter may take for its looks.
 const ANSWER: Duration = Duration::from_millis(400);
 
-/// Whether a leader may be gone whose stream goes on like this, or ends, after so
-/// many requests. A heartbeat is a stream of one request, which ends in order.
-pub(crate) fn may_be_gone<T, E>(received: u64, next: Option<&Result<T, E>>) -> bool {
-    match next {
-        Some(Ok(_)) => false,
-        Some(Err(_)) => true,
-        None => received > 1,
+/// The requests of a leader's stream, which tells when it ends as no heartbeat does:
+/// a heartbeat is a stream of one request, which ends in order.
+///
+/// Who reads it may let go of it before its end, and that tells too: with the
+/// connection goes whoever waits for the answers, and a request that had still arrived
+/// is then the last one to be read.
+pub(crate) struct Requests<S> {
+    requests: S,
+    received: u64,
+    was_heartbeat: bool,
+    leader: u64,
+    broken: watch::Sender<u64>,
+}
+
+impl<S> Requests<S> {
+    /// Tells `broken` the leader.
+    pub(crate) fn new(requests: S, leader: u64, broken: watch::Sender<u64>) -> Self {
+        Requests { requests, received: 0, was_heartbeat: false, leader, broken }
     }
 }
 
-/// The stream of a leader ended, in whatever way.
-pub(crate) async fn stream_ended(node: Node, leader: u64) {
-    let Some(running) = node.running() else { return };
-    // A leader that goes takes several streams with it: one look is enough.
-    if !running.looking.swap(true, Ordering::AcqRel) {
+impl<T, E, S: Stream<Item = Result<T, E>> + Unpin> Stream for Requests<S> {
+    type Item = Result<T, E>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = ready!(Pin::new(&mut self.requests).poll_next(context));
+        match &next {
+            Some(Ok(_)) => self.received += 1,
+            // Told when this is let go of, which an error leads to at once.
+            Some(Err(_)) => {}
+            None => self.was_heartbeat = self.received <= 1,
+        }
+        Poll::Ready(next)
+    }
+}
+
+impl<S> Drop for Requests<S> {
+    fn drop(&mut self) {
+        if !self.was_heartbeat {
+            self.broken.send_replace(self.leader);
+        }
+    }
+}
+
+/// Looks whether a leader is gone whenever its stream was told to be broken: once for
+/// all that are told during a look, as a leader that goes takes several with it. Runs
+/// until it is dropped.
+pub(crate) async fn run(node: Node, mut broken: watch::Receiver<u64>) {
+    while broken.changed().await.is_ok() {
+        let leader = *broken.borrow_and_update();
+        let Some(running) = node.running() else { return };
         replace_if_gone(&node, running, leader).await;
-        running.looking.store(false, Ordering::Release);
     }
 }
 
@@ -150,16 +188,35 @@ fn is_quorum(membership: &Membership, these: &BTreeSet<u64>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures::stream::{self, StreamExt};
     use tokio::net::TcpListener;
 
     use super::*;
 
-    #[test]
-    fn a_heartbeat_that_ends_is_no_reason_to_look() {
-        assert!(!may_be_gone::<(), ()>(0, Some(&Ok(()))));
-        assert!(!may_be_gone::<(), ()>(1, None), "a heartbeat");
-        assert!(may_be_gone::<(), ()>(1, Some(&Err(()))), "a heartbeat that broke");
-        assert!(may_be_gone::<(), ()>(2, None), "entries came, and no more will");
+    /// Whether a stream of these requests tells that it is broken, of which so many
+    /// are read before it is let go of.
+    async fn tells(requests: Vec<Result<(), ()>>, read: usize) -> bool {
+        let (broken, told) = (watch::Sender::new(0), |broken: &watch::Sender<u64>| *broken.borrow() == 7);
+        let mut requests = Requests::new(stream::iter(requests), 7, broken.clone());
+        for _ in 0..read {
+            requests.next().await;
+            assert!(!told(&broken), "there is more to read");
+        }
+        drop(requests);
+        told(&broken)
+    }
+
+    #[tokio::test]
+    async fn a_heartbeat_that_ends_is_no_reason_to_look() {
+        assert!(!tells(vec![Ok(())], 2).await, "a heartbeat");
+        assert!(tells(vec![Err(())], 1).await, "one that did not arrive");
+        assert!(tells(vec![Ok(()), Err(())], 2).await, "a heartbeat that broke");
+        assert!(tells(vec![Ok(()), Ok(())], 3).await, "entries came, and no more will");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_let_go_of_before_its_end_is_broken() {
+        assert!(tells(vec![Ok(()), Ok(())], 2).await, "nobody waits for the answer to the last one");
     }
 
     #[tokio::test]

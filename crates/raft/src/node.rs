@@ -20,7 +20,7 @@ pub(crate) mod watching;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -134,8 +134,8 @@ pub(crate) struct Running {
     pub(crate) removed: watch::Sender<bool>,
     pub(crate) outdated: watch::Sender<Option<String>>,
     pub(crate) memory: PeerMemory,
-    /// Whether it is being looked into whether the leader is gone.
-    pub(crate) looking: AtomicBool,
+    /// Is told the leader whose stream broke.
+    pub(crate) broken_streams: watch::Sender<u64>,
     reads: ReadIndex,
     forwarder: Arc<Forwarder>,
 }

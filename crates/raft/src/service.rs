@@ -185,18 +185,9 @@ impl Replication for NodeServices {
         // A leader's stream goes on for as long as it leads. Ended by this node's stop
         // in both directions, it does not hold up the listener's.
         let stopping = self.node.stopping().clone();
-        let incoming = request.into_inner().take_until(stopping.clone().cancelled_owned());
-        let node = self.node.clone();
-        let ended = futures::stream::once(std::future::ready(None));
-        let requests = incoming.map(Some).chain(ended).scan(0_u64, move |received, request| {
-            let may_be_gone = leader_loss::may_be_gone(*received, request.as_ref());
-            *received += 1;
-            if may_be_gone {
-                let lost = leader_loss::stream_ended(node.clone(), from);
-                node.tasks().spawn(until(node.stopping().clone(), lost));
-            }
-            std::future::ready(request.and_then(|request| read_append(request, from)))
-        });
+        let incoming = Box::pin(request.into_inner().take_until(stopping.clone().cancelled_owned()));
+        let requests = leader_loss::Requests::new(incoming, from, running.broken_streams.clone())
+            .scan((), move |(), request| std::future::ready(read_append(request, from)));
         // The answers end when the request stream does, or at the first one
         // that is not a plain success.
         let answers = running.raft.stream_append(requests).map(|answer| match answer {

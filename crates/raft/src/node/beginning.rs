@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use annals_core::{Timestamp, seeded};
@@ -21,6 +20,7 @@ use crate::error::OpenError;
 use crate::forward::Forwarder;
 use crate::identity::{self, Identity};
 use crate::introduction::{self, Introduction};
+use crate::leader_loss;
 use crate::ledger::Ledger;
 use crate::network::{Dialer, Network};
 use crate::proposer::{Proposer, Surroundings};
@@ -107,6 +107,7 @@ impl Node {
             inner.stopping.clone(),
             config.append_queue_bytes,
         ));
+        let (broken_streams, broken) = watch::channel(0);
         let running = Running {
             identity,
             applied: machine.watch_applied(),
@@ -118,7 +119,7 @@ impl Node {
             catch_ups: Arc::default(),
             removed: removed.clone(),
             outdated: inner.outdated.clone(),
-            looking: AtomicBool::new(false),
+            broken_streams,
             memory: inner.memory.clone(),
             reads,
             forwarder,
@@ -141,6 +142,7 @@ impl Node {
         tasks.spawn(until(stop.clone(), watch_recovery(self.clone(), raft.clone())));
         tasks.spawn(until(stop.clone(), watch_removal(self.clone(), removed.subscribe())));
         tasks.spawn(until(stop.clone(), watch_outdated(self.clone())));
+        tasks.spawn(until(stop.clone(), leader_loss::run(self.clone(), broken)));
         tasks.spawn(until(stop, introduction::run(self.clone(), introduction, known)));
 
         // Alone there is nobody to wait for.
